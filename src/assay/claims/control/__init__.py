@@ -1,0 +1,1 @@
+"""Claims that must not hold: the laboratory's own controls."""

@@ -1,0 +1,1 @@
+"""Claims about instruments: what a trained or training network is doing."""

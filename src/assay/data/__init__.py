@@ -1,0 +1,45 @@
+"""Real data that are there without the internet, standard data that are not, and data made from formulas.
+
+Labelled sets come from `load`, as a `Split` of `Labelled` parts; whatever makes examples returns a `Labelled`:
+
+    class Labelled(NamedTuple):
+        inputs: Tensor      # (n, ...)
+        targets: Tensor     # (n, ...)
+
+and whatever learns takes one (`assay.train.fit`) or walks it with `batches`. Pictures come from `photos`, as a dict of
+(c, h, w) tensors in [0, 1], and from `patches` of them; planted truths from `blobs`, `spirals`, `moons`, `sinusoids`,
+`linear_regression`, `piecewise_constant_signal`, `piecewise_constant_image`, `low_rank`. Randomness comes from a seed
+(`load`) or a `torch.Generator` (the rest). The licence of everything that ships is in `LICENSES.md` beside this file.
+"""
+
+from .generators import (
+    blobs,
+    linear_regression,
+    low_rank,
+    moons,
+    piecewise_constant_image,
+    piecewise_constant_signal,
+    sinusoids,
+    spirals,
+)
+from .photos import patches, photos
+from .remote import Unavailable
+from .split import Labelled, Split, batches, load
+
+__all__ = [
+    "Labelled",
+    "Split",
+    "Unavailable",
+    "batches",
+    "blobs",
+    "linear_regression",
+    "load",
+    "low_rank",
+    "moons",
+    "patches",
+    "photos",
+    "piecewise_constant_image",
+    "piecewise_constant_signal",
+    "sinusoids",
+    "spirals",
+]

@@ -1,0 +1,11 @@
+"""The few networks that claims share, written once.
+
+Each is a plain function `(shape, num_classes, *, options) -> nn.Module`: the module takes (n, *shape) and returns
+logits (n, num_classes). `build` finds one by name. Initial weights come from torch's global generator.
+"""
+
+from .classifiers import build, convnet, mlp, smallcnn
+from .resnet import resnet8
+from .tinyvit import tinyvit
+
+__all__ = ["build", "convnet", "mlp", "resnet8", "smallcnn", "tinyvit"]

@@ -1,0 +1,33 @@
+"""Probes: what a training run did, seen from its weights.
+
+A probe watches through callbacks, ``on_epoch(model)`` and ``on_step(model)``, and is as callable on anybody's own
+model and loop. `Trajectory` is where the probes of a run meet: whatever was recorded once can be described by `CMD`,
+`DMD` and `SnapshotPCA`, each with the same ``relative_error``.
+
+- `record`, `Trajectory`: the path of the weights, in memory or in a growing file; `checkpoints` reads a folder.
+- `CMD`, `Modes`: correlation mode decomposition and what it finds; `OnlineCMD`, `EmbeddedCMD` while training goes on,
+  and `FrozenWeights`, the opponent of the latter.
+- `DMD`, `SnapshotPCA`: linear dynamics and linear subspace of the same snapshots.
+"""
+
+from assay.probes import checkpoints
+from assay.probes.cmd import CMD
+from assay.probes.dmd import DMD
+from assay.probes.embedded_cmd import EmbeddedCMD, FrozenWeights
+from assay.probes.modes import Modes
+from assay.probes.online_cmd import OnlineCMD
+from assay.probes.snapshot_pca import SnapshotPCA
+from assay.probes.trajectory import Trajectory, record
+
+__all__ = [
+    "CMD",
+    "DMD",
+    "EmbeddedCMD",
+    "FrozenWeights",
+    "Modes",
+    "OnlineCMD",
+    "SnapshotPCA",
+    "Trajectory",
+    "checkpoints",
+    "record",
+]
