@@ -132,6 +132,7 @@ def interleaved(path: Path, methods: Iterable[str], rounds: int = 3) -> dict[str
     for round_ in range(rounds):
         for method in present:
             if method in OURS or round_ == 0:  # peers take long enough for once to be exact
+                print(f"{path.name}: {method}", file=sys.stderr, flush=True)
                 times[method].append(seconds(method, path))
     return {**{method: statistics.median(values) for method, values in times.items()}, **absent}
 
@@ -140,7 +141,7 @@ def peak(method: str, path: Path) -> float | str:
     """Bytes of memory beyond those before the file is opened, in a process of its own."""
     if why := missing(method, path):
         return why
-    command = [sys.executable, __file__, "--peak", method, str(path)]
+    command = [sys.executable, __file__, "--threads", str(torch.get_num_threads()), "--peak", method, str(path)]
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(json.loads(answer.stdout.strip().splitlines()[-1]))
 
@@ -212,7 +213,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the table here instead of printing it")
     parser.add_argument("--scratch", type=Path, help="where the trajectory files go (default: a temporary folder)")
     parser.add_argument("--peak", nargs=2, metavar=("METHOD", "PATH"), help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads that torch uses")
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
     if arguments.peak:
         print(json.dumps(peak_here(arguments.peak[0], Path(arguments.peak[1]))))
         return
@@ -222,8 +225,8 @@ def main() -> None:
         "# What CMD costs\n\n"
         "Written by `python bench/cmd_peers.py" + (" --full" if arguments.full else "") + " --out docs/bench/cmd.md`; "
         f"{platform.machine()}, {torch.get_num_threads()} threads, {versions}. Seconds are medians of three "
-        "interleaved rounds (peers: one) with the file in the page cache; compare them within one table only. Rank 10, 10 modes, "
-        "1,000 samples. PCA and DMD here are this package's, through the Gram matrix; PyDMD and numpy's SVD take the "
+        "interleaved rounds (peers: one) with the file in the page cache; compare them within one table only. Rank 10, "
+        "10 modes, 1,000 samples. PCA and DMD here are this package's, through the Gram matrix; PyDMD and numpy's SVD take the "
         "matrix whole."
     ]
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:

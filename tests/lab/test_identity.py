@@ -22,7 +22,9 @@ def package(tmp_path, monkeypatch):
         "claims/__init__.py": "",
         "claims/attribute.py": "from pack import nn\n\ndef f():\n    return nn.one()\n",
         "claims/name.py": "from pack.nn import two as deux\n\ndef f():\n    return deux()\n",
-        "claims/relative.py": "from ..nn.two import two\nfrom .. import ground\n\ndef f():\n    return ground.base() + two()\n",
+        "claims/relative.py": (
+            "from ..nn.two import two\nfrom .. import ground\n\ndef f():\n    return ground.base() + two()\n"
+        ),
         "claims/whole.py": "from pack import nn\n\ndef f():\n    return getattr(nn, 'one')\n",
         "claims/dotted.py": "import pack.nn.two\n\ndef f():\n    return pack.nn.two.two()\n",
     }
@@ -102,7 +104,16 @@ def test_only_what_a_claim_uses_of_its_file_counts(tmp_path):
 
 
 def test_a_module_that_only_another_claim_uses_does_not_count(package):
-    text = "from pack.nn import one, two\n\n@claim('p')\ndef f(arm, seed):\n    return one()\n\n@claim('p')\ndef g(arm, seed):\n    return two()\n"
+    text = """from pack.nn import one, two
+
+@claim('p')
+def f(arm, seed):
+    return one()
+
+@claim('p')
+def g(arm, seed):
+    return two()
+"""
     (package / "claims" / "both.py").write_text(text)
     assert depends(package, "both") == {"claims.both", "nn.one", "ground"}
 

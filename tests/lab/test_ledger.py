@@ -174,14 +174,14 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(StoreError, match="cannot write the ledger at .*: No space left on device .*MiB free"):
+    with pytest.raises(StoreError, match=r"cannot write the ledger at .*: No space left on device .*MiB free"):
         ledger.write(record(0))
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_what_cannot_be_a_ledger_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="is a file; it must be a folder, a .zip pack or a URL"):
+    with pytest.raises(StoreError, match=r"is a file; it must be a folder, a \.zip pack or a URL"):
         Ledger(tmp_path / "file")
     with pytest.raises(StoreError, match="cannot open the ledger at nonsense://x"):
         Ledger("nonsense://x")

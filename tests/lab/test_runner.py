@@ -30,7 +30,7 @@ class Log(Events):
 
 def write(folder, body, decorator="", name="mine.py"):
     (folder / name).write_text(
-        '"""Mine."""\nimport numpy as np\nfrom assay.lab import Tune, at_least, at_most, claim, higher, lower, Diverged\n\n'
+        '"""Mine."""\nfrom assay.lab import Tune, at_least, at_most, claim, higher, lower, Diverged\n\n'
         f'@claim("mine", says="Ours is better.", arms=("ours", "theirs"), {decorator})\n{body}'
     )
     return str(folder / name)

@@ -203,7 +203,8 @@ def test_a_store_that_cannot_be_written_is_refused_before_anything_runs(claims, 
 def test_a_full_disk_stops_the_run_with_one_line_and_keeps_what_is_there(claims, tmp_path):
     """A limit on the size of files stands for the full disk: the third trial's arrays do not fit."""
     edit(claims / "own.py", "noise.cumsum()", "noise if seed == 0 else np.random.normal(size=200_000)")
-    command = f"ulimit -f 512; exec {sys.executable} -m assay run {claims / 'own.py'}/scores --on here --store {tmp_path / 'l'}"
+    run_it = f"{sys.executable} -m assay run {claims / 'own.py'}/scores --on here --store {tmp_path / 'l'}"
+    command = f"ulimit -f 512; exec {run_it}"
     ignore = {"preexec_fn": lambda: signal.signal(signal.SIGXFSZ, signal.SIG_IGN)}
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=240, **ignore)
     assert done.returncode == 3

@@ -1,5 +1,7 @@
 """Training within the subspace of a run's first snapshots."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -69,7 +71,7 @@ def test_every_bfgs_step_satisfies_armijo_and_beats_gradient_descent():
     subspace, weights, _, inputs, targets = problem(examples=400)
     values = [float(loss_at(subspace.bfgs(steps), inputs, targets)) for steps in range(8)]
     assert values[0] == pytest.approx(float(loss_at(weights[-1], inputs, targets)))
-    assert all(later <= earlier for earlier, later in zip(values, values[1:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(values))
     steepest = Subspace(weights, nn.Linear(6, 3).double(), Labelled(inputs, targets)).sgd(
         7, lr=1.0, momentum=0.0, batch_size=400
     )

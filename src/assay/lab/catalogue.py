@@ -38,9 +38,7 @@ class ModuleRef:
         """Import it."""
         if not self.standalone:
             return importlib.import_module(self.name)
-        folder = str(Path(self.path).parent)
-        if folder not in sys.path:
-            sys.path.insert(0, folder)  # so that a file can use its neighbours
+        _make_neighbours_importable(Path(self.path).parent)
         spec = importlib.util.spec_from_file_location(self.name, self.path)
         assert spec is not None
         assert spec.loader is not None
@@ -91,6 +89,19 @@ class Paper:
         if not isinstance(loaded, Claim):
             raise ClaimError(f"{self.module.path} defines no claim {identifier!r} when imported")
         return Claim(outline, loaded.function)
+
+
+_CLAIM_FOLDERS: set[Path] = set()
+
+
+def _make_neighbours_importable(folder: Path) -> None:
+    """Let a claim file use the modules beside it, and not those of the same names beside another claim file."""
+    _CLAIM_FOLDERS.add(folder)
+    for file in folder.glob("*.py"):
+        loaded = getattr(sys.modules.get(file.stem), "__file__", None)
+        if loaded and Path(loaded).parent != folder and Path(loaded).parent in _CLAIM_FOLDERS:
+            del sys.modules[file.stem]
+    sys.path[:] = [str(folder), *(each for each in sys.path if each != str(folder))]
 
 
 def papers() -> dict[str, Paper]:

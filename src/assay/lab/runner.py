@@ -275,7 +275,9 @@ class _Runner:
             error=finished.error,
             registration=study.outline.registration,
             code=self.ledger.write_code(study.code),
-            provenance=self.ledger.write_provenance(provenance(study.paper.folder, trial.threads)),
+            provenance=self.ledger.write_provenance(
+                finished.provenance or provenance(study.paper.folder, trial.threads)
+            ),
             started=datetime.fromtimestamp(finished.started or time.time(), UTC).isoformat(timespec="milliseconds"),
             wall_seconds=finished.wall_seconds,
             cpu_seconds=finished.cpu_seconds,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import random
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from assay.lab.catalogue import ModuleRef
+from assay.lab.provenance import provenance
 from assay.lab.record import Measures, Status
 
 LAST_LINES = 12
@@ -56,6 +56,7 @@ class Finished:
     cpu_seconds: float = 0.0
     peak_bytes: int = 0
     started: float = 0.0
+    provenance: Mapping[str, Any] | None = None
 
 
 def execute(trial: Trial) -> Finished:
@@ -63,13 +64,15 @@ def execute(trial: Trial) -> Finished:
     import numpy as np
     import torch
 
+    from assay.metrics.memory import forget_peak, peak
+
     torch.set_num_threads(trial.threads)
     module = trial.module.load() if trial.module.name not in sys.modules else sys.modules[trial.module.name]
     function = getattr(module, trial.claim).claim.function
     random.seed(trial.seed)
     np.random.seed(trial.seed)
     torch.manual_seed(trial.seed)
-    _forget_peak()
+    forget_peak()
     started, wall, cpu = time.time(), time.perf_counter(), time.process_time()
     status: Status = "ok"
     results: dict[str, Measures] = {}
@@ -95,8 +98,9 @@ def execute(trial: Trial) -> Finished:
         error,
         wall_seconds=time.perf_counter() - wall,
         cpu_seconds=time.process_time() - cpu,
-        peak_bytes=_peak(),
+        peak_bytes=peak(),
         started=started,
+        provenance=provenance(Path(trial.module.path).parent, trial.threads),
     )
 
 
@@ -132,27 +136,3 @@ def tame_allocator() -> None:
         return
     for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 256 * 2**20)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
         mallopt(option, value)
-
-
-def _forget_peak() -> None:
-    """Start counting peak memory anew, where the kernel can (Linux)."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
-
-
-def _peak() -> int:
-    """Peak resident memory in bytes since `_forget_peak`, or of the whole process where it cannot be reset."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    if os.name == "posix":
-        import resource
-
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return int(used) if sys.platform == "darwin" else int(used) * 1024
-    return 0

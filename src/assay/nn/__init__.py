@@ -4,7 +4,8 @@ Each is a plain function `(shape, num_classes, *, options) -> nn.Module`: the mo
 logits (n, num_classes). `build` finds one by name. Initial weights come from torch's global generator.
 """
 
-from .classifiers import build, convnet, mlp, smallcnn
+from .build import build
+from .classifiers import convnet, mlp, smallcnn
 from .resnet import resnet8
 from .tinyvit import tinyvit
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+Shape = tuple[int, int, int]
+
 
 def check_shape(shape: Sequence[int], num_classes: int, *, smallest: int = 1) -> None:
     """Refuse an image shape that is not (channels, height, width), or too small, and a class count below 1.

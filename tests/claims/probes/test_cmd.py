@@ -12,7 +12,8 @@ from assay.probes import EmbeddedCMD, FrozenWeights
 def test_coverage_counts_pairs_of_modes_and_layers():
     # two modes, three layers; the third layer is too small to count, mode 1 all but misses layer 0
     counts = torch.tensor([[595.0, 100.0, 9.0], [5.0, 300.0, 1.0]], dtype=torch.float64)
-    # mode 0 has 704/1010 of the weights: needs 6.97 % of a layer, has 99.2 % and 25 %; mode 1 needs 3.03 %, has 0.83 % and 75 %
+    # mode 0 has 704/1010 of the weights: needs 6.97 % of a layer, has 99.2 % and 25 %;
+    # mode 1 needs 3.03 %, has 0.83 % and 75 %
     assert cmd.coverage(counts) == pytest.approx(3 / 4)
     tiny = torch.tensor([[100.0, 100_000.0], [900.0, 0.0], [0.0, 100_000.0]], dtype=torch.float64)
     # mode 1 has 0.45 % of the weights and is left out; mode 0 has 49.8 % and 10 % of layer 0; mode 2 nothing of layer 0
