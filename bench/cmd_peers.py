@@ -226,8 +226,8 @@ def main() -> None:
         "Written by `python bench/cmd_peers.py" + (" --full" if arguments.full else "") + " --out docs/bench/cmd.md`; "
         f"{platform.machine()}, {torch.get_num_threads()} threads, {versions}. Seconds are medians of three "
         "interleaved rounds (peers: one) with the file in the page cache; compare them within one table only. Rank 10, "
-        "10 modes, 1,000 samples. PCA and DMD here are this package's, through the Gram matrix; PyDMD and numpy's SVD take the "
-        "matrix whole."
+        "10 modes, 1,000 samples. PCA and DMD here are this package's, through the Gram matrix; PyDMD and numpy's SVD "
+        "take the matrix whole."
     ]
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
         path = Path(scratch) / "peers"

@@ -159,6 +159,14 @@ def test_a_callback_that_evaluates_changes_nothing():
     assert len(scores) == 3
 
 
+def test_a_callback_may_leave_the_model_in_evaluation_mode():
+    part, plain, watched = examples(), network(), network()
+    fit(plain, part, sgd(plain), epochs=3, batch_size=16)
+    fit(watched, part, sgd(watched), epochs=3, batch_size=16, on_epoch=lambda m: m.eval())
+    assert_same(state(plain), state(watched))
+    assert watched.training
+
+
 def test_channels_last_agrees_and_gives_the_layout_back():
     part, plain, last = examples(n=64), network("convnet"), network("convnet")
     layouts = []
@@ -314,6 +322,20 @@ class Sharpness(torch.optim.SGD):
                 p.sub_(climb)
         super().step()
         return loss
+
+
+def test_optimizers_that_switch_gradients_off_need_not_switch_them_on_for_the_closure():
+    class Off(torch.optim.SGD):
+        @torch.no_grad()
+        def step(self, closure=None):
+            loss = closure()
+            super().step()
+            return loss
+
+    part, ours, theirs = examples(), network("mlp"), network("mlp")
+    fit(ours, part, Off(ours.parameters(), lr=0.1), epochs=1, batch_size=16)
+    fit(theirs, part, sgd(theirs, momentum=0.0), epochs=1, batch_size=16)
+    assert_same(state(ours), state(theirs))
 
 
 def test_two_closures_a_step_make_a_sharpness_aware_step():

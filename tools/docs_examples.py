@@ -1,4 +1,4 @@
-"""Lets the documentation show the examples of docstrings as code, whether they stand under `Example:` or by themselves."""
+"""Lets the documentation show examples of docstrings as code, whether they stand under `Example:` or by themselves."""
 
 from __future__ import annotations
 

@@ -35,9 +35,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-PRELOAD = "torch,scipy.stats,hypothesis,beartype,jaxtyping,pytest"
+PRELOAD = "torch,numpy,scipy.stats,beartype,pytest"
 NO_METHODS = {"cli", "report", "claims", "lab"}
-LAB = {"statistics.py", "criterion.py", "verdict.py"}
+LAB = {"statistics.py", "criterion.py", "declaration.py", "verdict.py"}
 
 OPERATORS: dict[type, type] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult,
@@ -201,6 +201,7 @@ def _pytest(root: str, scratch: str, tests: str) -> None:
     import pytest
 
     options = ["-x", "-p", "no:cacheprovider", "-p", "no:xdist", "--import-mode=importlib"]
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what the server has imported before
     code = pytest.main([*options, "-c", f"{root}/pyproject.toml", "--rootdir", root, tests])
     os._exit(int(code))
 

@@ -76,8 +76,8 @@ def fit(
     that of the first call, at the weights the step starts from.
 
     The model is put into training mode for the run and given back with each of its modules in the mode it was in.
-    Examples are moved to the model's device. A callback that evaluates in between must restore the mode, as
-    `accuracy` does.
+    Examples are moved to the model's device. Each epoch starts in training mode, so a callback after an epoch may
+    leave the model in evaluation mode; one after a step must restore the mode, as `accuracy` does.
 
     Args:
         model: what is trained; it maps inputs to what `loss` takes first.

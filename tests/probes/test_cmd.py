@@ -1,5 +1,7 @@
 """Correlation mode decomposition against naive transcriptions, closed forms and the official code's numbers."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,9 @@ from scipy.cluster import hierarchy
 from assay.probes import CMD, SnapshotPCA, Trajectory, chunks, record
 from assay.probes.cmd import assign, clusters, correlations, draw_samples, references
 from assay.probes.layout import Layout
+
+HIGH_WATER = Path("/proc/self/clear_refs")
+METHODS = ("complete", "single", "average", "ward")
 
 
 def naive_cmd(weights, samples, num_modes):
@@ -130,6 +135,18 @@ def test_clusters_are_scipys_on_absolute_rows(wavy, num_modes):
     assert len(set(zip(ours.tolist(), theirs.tolist(), strict=True))) == len(set(theirs)) == ours.max() + 1
 
 
+def test_linkage_is_complete_where_others_would_differ():
+    paths = torch.randn(8, 60, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    distance = hierarchy.distance.pdist(np.abs(np.corrcoef(paths.T)), "euclidean")
+
+    def partition(labels):
+        return {frozenset(np.flatnonzero(np.asarray(labels) == label).tolist()) for label in set(labels)}
+
+    cuts = {m: partition(hierarchy.fcluster(hierarchy.linkage(distance, m), 5, "maxclust")) for m in METHODS}
+    assert len({frozenset(cut) for cut in cuts.values()}) == len(METHODS)
+    assert partition(clusters(correlations(paths), 5).tolist()) == cuts["complete"]
+
+
 def test_cut_by_distance_takes_half_of_the_largest(wavy):
     correlation = correlations(torch.from_numpy(wavy))
     distance = hierarchy.distance.pdist(np.abs(np.corrcoef(wavy.T)))
@@ -194,6 +211,16 @@ def test_references_are_their_own_lines_and_constants_go_to_mode_0(planted):
     assert modes.mode_shares.sum() == 1
 
 
+def test_a_reference_belongs_to_itself_even_beside_its_mirror_image():
+    """Of two references that are lines in each other, |corr| alone would give both to the first mode."""
+    path = torch.tensor([0.1, 0.7, 0.3, 0.9, 0.2], dtype=torch.float64)
+    weights = torch.stack([path, 1 - 2 * path, 3 * path], dim=1)
+    modes = assign(Trajectory.from_weights(weights), torch.tensor([0, 1]), weights[:, :2].T.contiguous(), range(5))
+    assert modes.mode.tolist()[:2] == [0, 1]
+    assert (modes.scale.tolist()[:2], modes.offset.tolist()[:2]) == ([1, 1], [0, 0])
+    assert torch.equal(modes.reconstruct(3)[:2], weights[3, :2])
+
+
 def test_permuting_weights_permutes_the_result(wavy):
     samples = torch.arange(0, 60, 2)
     order = torch.from_numpy(np.argsort(np.sin(np.arange(60) * 5.7)))
@@ -256,6 +283,27 @@ def test_half_precision_is_widened_before_any_product(planted, dtype):
     assert narrow.scale.dtype == torch.float32
     for name in ("scale", "offset", "mode", "reference", "correlation"):
         assert torch.equal(getattr(narrow, name), getattr(wide, name))
+
+
+@pytest.mark.skipif(not HIGH_WATER.exists(), reason="the high-water mark of memory is Linux's")
+def test_memory_does_not_grow_to_the_size_of_the_trajectory(tmp_path):
+    size, epochs = 1_000_000, 40
+    trajectory = Trajectory.create(tmp_path / "w", Layout(("a",), ((size,),)))
+    slope, noise = torch.randn(2, size, generator=torch.Generator().manual_seed(0))
+    for t in range(epochs):
+        trajectory.append_vector((0.3 * t**0.5 * slope).add_(noise.roll(t), alpha=0.1))
+
+    def water(mark):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith(mark)).split()[1]) / 1024
+
+    HIGH_WATER.write_text("5")
+    before = water("VmRSS")
+    modes = CMD(2, 50, chunk=2**14).fit(trajectory)
+    assert modes.relative_error(trajectory, chunk=2**14) < 1
+    file = size * epochs * 4 / 2**20  # 153 MiB
+    numbers = 8 * size * 4 / 2**20  # five results a weight, two of them twice for the second error, one row's mapping
+    assert water("VmHWM") - before < numbers + 20 < file / 2 + 1
 
 
 class TestSampling:

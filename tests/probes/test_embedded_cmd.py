@@ -195,10 +195,14 @@ def test_frozen_weights_are_chosen_alike_and_stay(scripted, wavy):
 def test_frozen_weights_come_back_at_the_end_of_an_epoch_without_on_step(scripted, wavy):
     model = scripted(60, torch.float64)
     frozen = FrozenWeights(model, **OPTIONS)
-    for row in torch.from_numpy(wavy[:13]):
+    held = []
+    for row in torch.from_numpy(wavy[:18]):
         frozen.on_epoch(model.put(row))
-    held = frozen.embedded
-    assert torch.equal(model.vector()[held], torch.from_numpy(wavy[11])[held])
+        held.append(frozen.embedded.clone())
+    first, second = held[11], held[15] & ~held[11]
+    assert first.sum() == second.sum() == 6
+    assert torch.equal(model.vector()[first], torch.from_numpy(wavy[11])[first])
+    assert torch.equal(model.vector()[second], torch.from_numpy(wavy[15])[second])
 
 
 @pytest.mark.parametrize("kind", [EmbeddedCMD, FrozenWeights])

@@ -124,6 +124,10 @@ def test_from_weights_takes_named_slices():
     assert trajectory.weights.data_ptr() == weights.data_ptr()
     trajectory.append_vector(torch.arange(6.0))
     assert torch.equal(trajectory.weights, torch.cat([weights, torch.arange(6.0)[None]]))
+    vector = torch.ones(6)
+    trajectory.append_vector(vector)
+    vector.zero_()
+    assert trajectory.row(-1).tolist() == [1.0] * 6
     for wrong in ({"a": slice(0, 2), "b": slice(3, 6)}, {"a": slice(0, 5)}, {"a": slice(1, 6)}):
         with pytest.raises(ValueError, match="layers must be slices that cover 0 to 6"):
             Trajectory.from_weights(weights, wrong)

@@ -136,7 +136,7 @@ class _Slot:
                 if stopping.is_set():
                     self.kill()
                     return None
-                used = self._memory()
+                used = self._memory(children=memory is not None)
                 peak = max(peak, used)
                 if time.time() - started > timeout:
                     status, reason = "timeout", f"stopped after {timeout:g} s"
@@ -177,11 +177,12 @@ class _Slot:
             with contextlib.suppress(OSError):
                 end.close()
 
-    def _memory(self) -> int:
+    def _memory(self, *, children: bool) -> int:
+        """Resident bytes now; looking for children takes a walk over all processes of the machine."""
         total = 0
         with contextlib.suppress(psutil.Error):
             process = psutil.Process(self.process.pid)
-            for each in (process, *process.children(recursive=True)):
+            for each in (process, *(process.children(recursive=True) if children else ())):
                 with contextlib.suppress(psutil.Error):
                     total += int(each.memory_info().rss)
         return total

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from assay.probes.chunks import CHUNK, FEWEST, read_moves
+from assay.probes.chunks import CHUNK, read_moves
 from assay.probes.cmd import CMD
 from assay.probes.modes import Modes
-from assay.probes.trajectory import record
+from assay.probes.trajectory import FEWEST, record
 
 
 class OnlineCMD:

@@ -108,6 +108,6 @@ class SnapshotPCA:
 
     def _coefficients(self) -> Float[Tensor, "T T"]:
         count = len(self._rows)
-        onto = self._vectors @ self._vectors.T
-        centring = torch.eye(count, dtype=torch.float64) - 1 / count
+        onto: Tensor = self._vectors @ self._vectors.T
+        centring: Tensor = torch.eye(count, dtype=torch.float64) - 1 / count
         return onto @ centring + 1 / count

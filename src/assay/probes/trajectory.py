@@ -125,7 +125,7 @@ class Trajectory:
             with self.path.open("r+b", buffering=0) as file:
                 file.seek(self._epochs * self._row_bytes)
                 file.truncate()
-                content = memoryview(_little_endian(vector))
+                content = _little_endian(vector).data
                 while content:
                     content = content[file.write(content) :]
         self._epochs += 1
@@ -258,7 +258,7 @@ def _little_endian(vector: Tensor) -> np.ndarray:
 
 def _read_into(file: Any, target: Tensor) -> None:
     content = target.view(torch.uint8).numpy()
-    view = memoryview(content)
+    view = content.data
     while view:
         if not (count := file.readinto(view)):
             raise ValueError(f"{os.fspath(file.name)}: ends too early")

@@ -391,7 +391,7 @@ def federated_saves_bytes(
 def eleven_million_parameters(
     arms, seed, *, weights=11_173_962, snapshots=40, num_modes=10, noise=0.3, num_samples=1_000, repeats=3
 ):
-    """Interleaved, the median of three; the file has just been written, so that all arms read it from the page cache."""
+    """Interleaved, the median of three; the files were just written, so all arms read them from the page cache."""
     with tempfile.TemporaryDirectory() as folder:
         whole, labels = planted(Path(folder) / "whole", weights, snapshots, num_modes, noise, seed)
         tenth, _ = planted(Path(folder) / "tenth", weights // 10, snapshots, num_modes, noise, seed)
@@ -426,16 +426,8 @@ def sgd_run(split, seed, *, epochs, lr, probe=None, cosine=False):
     optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9)
     probes = [] if probe is None else [each.bind(network) for each in (probe if isinstance(probe, list) else [probe])]
     schedule = (lambda it: torch.optim.lr_scheduler.CosineAnnealingLR(it, epochs)) if cosine else None
-    history = fit(
-        network,
-        split.train,
-        optimizer,
-        epochs=epochs,
-        batch_size=128,
-        seed=seed,
-        schedule=schedule,
-        probes=[*probes, trajectory],
-    )
+    budget = dict(epochs=epochs, batch_size=128, seed=seed, schedule=schedule, channels_last=True)
+    history = fit(network, split.train, optimizer, probes=[*probes, trajectory], **budget)
     return network, trajectory, history.loss
 
 
@@ -522,7 +514,16 @@ def federated(network, parts, split, held, cost, *, rounds, lr, batch_size, seed
             optimizer = torch.optim.SGD(network.parameters(), lr=lr)
             on_step = held.on_step if isinstance(held, FrozenWeights) else ()
             order = seed + 1_000 * number + client
-            fit(network, part, optimizer, epochs=1, batch_size=batch_size, seed=order, on_step=on_step)
+            fit(
+                network,
+                part,
+                optimizer,
+                epochs=1,
+                batch_size=batch_size,
+                seed=order,
+                on_step=on_step,
+                channels_last=True,
+            )
             average += share * parameters_to_vector(network.parameters()).detach()
         vector_to_parameters(average, network.parameters())
         if held is not None:
