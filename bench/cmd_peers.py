@@ -132,8 +132,8 @@ def interleaved(path: Path, methods: Iterable[str], rounds: int = 3) -> dict[str
     for round_ in range(rounds):
         for method in present:
             if method in OURS or round_ == 0:  # peers take long enough for once to be exact
-                print(f"{path.name}: {method}", file=sys.stderr, flush=True)
                 times[method].append(seconds(method, path))
+                print(f"{path.name}: {method} {times[method][-1]:.2f} s", file=sys.stderr, flush=True)
     return {**{method: statistics.median(values) for method, values in times.items()}, **absent}
 
 

@@ -160,7 +160,10 @@ def test_a_weak_test_is_told_of(tree):
     root = tree(WEAK)
     ran = hunt(root)
     assert ran.returncode == 1, ran.stdout + ran.stderr
-    assert "| src/tiny/method.py:8 | `max` | `min` |" in ran.stdout
+    assert (
+        "| src/tiny/method.py:8 | `return min(max(value, low), high)` | `return min(min(value, low), high)` |"
+        in ran.stdout
+    )
     assert (root / "src/tiny/method.py").read_text() == METHOD
 
 

@@ -63,12 +63,20 @@ class Mutant:
     stop: int
     before: str
     after: str
+    head: str = ""
+    tail: str = ""
 
     def apply(self, data: bytes) -> bytes:
         return data[: self.start] + self.after.encode() + data[self.stop :]
 
+    @property
+    def words(self) -> tuple[str, str]:
+        """What was there and what came there, for people: with the line around it where it says little by itself."""
+        head, tail = (self.head, self.tail) if len(self.before) < 12 else ("", "")
+        return _short(f"{head}{self.before}{tail}"), _short(f"{head}{self.after}{tail}")
+
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}  {_short(self.before)}  ->  {_short(self.after)}"
+        return f"{self.file}:{self.line}  {'  ->  '.join(self.words)}"
 
 
 def mutants(file: Path, data: bytes) -> list[Mutant]:
@@ -80,7 +88,9 @@ def mutants(file: Path, data: bytes) -> list[Mutant]:
     for node, after in _changes(ast.parse(data)):
         start = starts[node.lineno - 1] + node.col_offset
         stop = starts[(node.end_lineno or node.lineno) - 1] + (node.end_col_offset or 0)
-        found.append(Mutant(file, node.lineno, start, stop, data[start:stop].decode(), after))
+        head = data[starts[node.lineno - 1] : start].decode()
+        tail = data[stop:].split(b"\n", 1)[0].decode()
+        found.append(Mutant(file, node.lineno, start, stop, data[start:stop].decode(), after, head, tail))
     return found
 
 
@@ -303,7 +313,7 @@ def report(outcome: Outcome, at_most: float) -> str:
     for each in sorted(outcome.survivors, key=lambda mutant: (mutant.file, mutant.line)):
         cells = [
             f"{each.file}:{each.line}",
-            *(f"`{_short(text)}`".replace("|", "\\|") for text in (each.before, each.after)),
+            *(f"`{text}`".replace("|", "\\|") for text in each.words),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     lines.append(
@@ -339,7 +349,7 @@ def main(arguments: list[str] | None = None) -> int:
     return int(outcome.rate > given.at_most)
 
 
-def _short(text: str, most: int = 70) -> str:
+def _short(text: str, most: int = 90) -> str:
     line = " ".join(text.split())
     return line if len(line) <= most else f"{line[: most - 3]}..."
 

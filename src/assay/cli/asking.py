@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from assay.cli import UsageProblem, echo_json
+from assay.cli.completing import complete_target
 from assay.cli.options import chosen, json_option, store_option
 from assay.lab.ledger import Ledger
 from assay.lab.pack import best, shipped
@@ -17,7 +18,7 @@ from assay.lab.study import changed_files
 
 
 @click.command("plan")
-@click.argument("targets", nargs=-1, required=True, metavar="KEY | KEY/CLAIM...")
+@click.argument("targets", nargs=-1, required=True, metavar="KEY | KEY/CLAIM...", shell_complete=complete_target)
 @store_option
 @click.option(
     "--power", type=click.FloatRange(0.5, 0.999), default=0.8, show_default=True, help="Wanted chance of a verdict."
@@ -57,7 +58,7 @@ def plan_command(targets: tuple[str, ...], store: str, power: float, slots: int 
 
 
 @click.command("why")
-@click.argument("targets", nargs=-1, required=True, metavar="KEY | KEY/CLAIM...")
+@click.argument("targets", nargs=-1, required=True, metavar="KEY | KEY/CLAIM...", shell_complete=complete_target)
 @store_option
 @json_option
 def why_command(targets: tuple[str, ...], store: str, as_json: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from assay.cli import UsageProblem, echo_json
+from assay.cli.completing import complete_subject, complete_target
 from assay.lab.catalogue import Paper, find, papers, search
 from assay.lab.claim import ClaimOutline
 from assay.lab.pack import summaries
@@ -19,7 +20,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="For a progra
 
 
 @click.command("list")
-@click.option("--subject", metavar="NAME", help="Only this subject.")
+@click.option("--subject", metavar="NAME", help="Only this subject.", shell_complete=complete_subject)
 @click.option(
     "--verdict", type=click.Choice(["holds", "fails", "undecided", "none"]), help="Only papers with such a claim."
 )
@@ -71,7 +72,7 @@ def search_command(words: tuple[str, ...], limit: int, as_json: bool) -> None:
 
 
 @click.command("show")
-@click.argument("target")
+@click.argument("target", shell_complete=complete_target)
 @store_option
 @json_option
 def show_command(target: str, store: str | None, as_json: bool) -> None:

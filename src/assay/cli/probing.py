@@ -115,9 +115,9 @@ def _sections(
         Section(
             "What was found",
             f"{len(files)} checkpoints of {folder.name}, from {files[0].name} to {files[-1].name}, hold"
-            f" {trajectory.size:,} weights in {len(names)} tensors. {modes.num_modes} modes leave {left:.2%} of their movement"
-            " unexplained: every weight is modelled as a scale times the path of its mode's reference weight plus an"
-            f" offset, {modes.bytes_per_weight} bytes a weight.",
+            f" {trajectory.size:,} weights in {len(names)} tensors. {modes.num_modes} modes leave {left:.2%} of their"
+            " movement unexplained: every weight is modelled as a scale times the path of its mode's reference weight plus"
+            f" an offset, {modes.bytes_per_weight} bytes a weight.",
             table=Table(
                 ("model", "numbers a weight", "unexplained"),
                 [

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
+import signal
 import sys
 from typing import Any
 
 import click
 
 from assay.cli import UsageProblem, echo_json
+from assay.cli.completing import complete_subject, complete_target
 from assay.cli.options import Bytes, Duration, chosen, json_option, settings_of, store_option
 from assay.lab.claim import SIZES
 from assay.lab.executor import Executor
@@ -21,7 +23,7 @@ from assay.lab.study import Study, results
 
 
 @click.command("run")
-@click.argument("targets", nargs=-1, metavar="[KEY | KEY/CLAIM | FILE.py]...")
+@click.argument("targets", nargs=-1, metavar="[KEY | KEY/CLAIM | FILE.py]...", shell_complete=complete_target)
 @click.option("--seeds", type=click.IntRange(min=1), help="Seeds 0 to N-1.  [default: the claim's own, usually 5]")
 @click.option("--size", type=click.Choice(SIZES), default="laptop", show_default=True)
 @click.option("--set", "pairs", multiple=True, metavar="NAME=VALUE", help="Override a setting of the claims.")
@@ -35,7 +37,7 @@ from assay.lab.study import Study, results
 )
 @click.option("--until-decided", is_flag=True, help="Look at 5, 10 and 20 seeds, and stop when it is decided.")
 @click.option("--missing", is_flag=True, help="Only claims that have no result yet, here or shipped.")
-@click.option("--subject", metavar="NAME", help="All claims of a subject.")
+@click.option("--subject", metavar="NAME", help="All claims of a subject.", shell_complete=complete_subject)
 @click.option("--budget", type=Duration(), help="Start no trial after this time, e.g. 60m.")
 @click.option("--check", is_flag=True, help="Exit with 1 unless every claim holds.")
 @click.option(
@@ -76,6 +78,7 @@ def run_command(
     if until_decided and seeds is not None:
         raise UsageProblem("--until-decided looks at 5, 10 and 20 seeds; it does not go with --seeds")
     ledger = Ledger(store)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's stop is as clean as Ctrl-C
     studies = [
         dataclasses.replace(Study.of(paper, outline, size, **settings_of(pairs)), threads=threads)
         for paper, outline in chosen(targets, subject)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from assay.cli import UsageProblem, echo_json
+from assay.cli.completing import complete_target
 from assay.cli.options import chosen, json_option, store_option
 from assay.lab.catalogue import Paper, papers
 from assay.lab.claim import ClaimOutline
@@ -57,7 +58,7 @@ def report_command(files: tuple[str, ...], store: str, out: Path, title: str) ->
 @click.command("diff")
 @click.argument("before")
 @click.argument("after")
-@click.argument("targets", nargs=-1, metavar="[KEY | KEY/CLAIM]...")
+@click.argument("targets", nargs=-1, metavar="[KEY | KEY/CLAIM]...", shell_complete=complete_target)
 @click.option("--subject", metavar="NAME", help="Only this subject.")
 @json_option
 def diff_command(before: str, after: str, targets: tuple[str, ...], subject: str | None, as_json: bool) -> None:
@@ -104,7 +105,7 @@ def diff_command(before: str, after: str, targets: tuple[str, ...], subject: str
 
 
 @click.command("export")
-@click.argument("targets", nargs=-1, metavar="[KEY | KEY/CLAIM]...")
+@click.argument("targets", nargs=-1, metavar="[KEY | KEY/CLAIM]...", shell_complete=complete_target)
 @store_option
 @click.option(
     "--format", "form", type=click.Choice(["csv", "json", "markdown", "latex"]), default="csv", show_default=True
@@ -125,7 +126,7 @@ def export_command(targets: tuple[str, ...], store: str, form: str, out: Path | 
 
 
 @click.command("pack")
-@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...", shell_complete=complete_target)
 @store_option
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), help="Where to.  [default: beside the claim file]"

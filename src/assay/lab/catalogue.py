@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from assay.lab.claim import Claim, ClaimError, ClaimOutline
-from assay.lab.declaration import declarations, outlines
+from assay.lab.declaration import declarations, outlines, parsed
 from assay.lab.spelling import nearest
 
 ENTRY_POINTS = "assay.papers"
@@ -147,7 +147,8 @@ def from_file(path: Path) -> Paper:
     if not path.is_file():
         raise ClaimError(f"no claim file {path}")
     text = path.read_text()
-    keys = {key for _, key in declarations(ast.parse(text, str(path)))}
+    tree = parsed(text, str(path))
+    keys = {key for _, key in declarations(tree)}
     if len(keys) != 1:
         raise ClaimError(
             f"{path} must declare claims of exactly one paper with @claim; it declares {sorted(keys) or 'none'}"
@@ -155,7 +156,7 @@ def from_file(path: Path) -> Paper:
     key = keys.pop()
     table = path.with_name("papers.toml")
     entry = tomllib.loads(table.read_text()).get(key, {}) if table.is_file() else {}
-    doc = (ast.get_docstring(ast.parse(text)) or key).splitlines()[0]
+    doc = (ast.get_docstring(tree) or key).splitlines()[0]
     stamp = hashlib.sha256(str(path).encode()).hexdigest()[:8]
     reference = ModuleRef(f"assay_claims_{path.stem}_{stamp}", str(path), standalone=True)
     return _paper(

@@ -11,9 +11,21 @@ from assay.lab.claim import ClaimError, ClaimOutline, Tune, sizes
 from assay.lab.criterion import CRITERIA, Criterion
 
 
+def parsed(text: str, path: str) -> ast.Module:
+    """The syntax tree of a claim file.
+
+    Raises:
+        ClaimError: it is no Python; says where.
+    """
+    try:
+        return ast.parse(text, path)
+    except SyntaxError as error:
+        raise ClaimError(f"{path}:{error.lineno}: {error.msg}") from None
+
+
 def outlines(text: str, path: str, *, paper: str | None = None) -> Iterator[ClaimOutline]:
     """The claims that a source text declares, optionally those of one paper."""
-    tree = ast.parse(text, path)
+    tree = parsed(text, path)
     constants = _constants(tree)
     for function, key in declarations(tree):
         if paper is not None and key != paper:

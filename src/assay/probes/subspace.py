@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
 from assay.data import Labelled
 from assay.probes.layout import Layout
 from assay.train import fit
@@ -28,8 +27,8 @@ class Subspace:
     The methods P-SGD and P-BFGS of Li et al., "Low Dimensional Trajectory Hypothesis is True" (arXiv:2103.11154),
     against which correlation mode decomposition is compared.
 
-    Differs from the paper: starts from the last snapshot and not from the first, so that what the warm-up has reached is
-    kept; P-BFGS takes its gradients on all examples at once.
+    Differs from the paper: starts from the last snapshot and not from the first, so that what the warm-up has reached
+    is kept; P-BFGS takes its gradients on all examples at once.
 
     Raises:
         ValueError: fewer than 3 rows, rows of another length than the network's weights, or rows that do not move.
