@@ -8,6 +8,7 @@ import click
 
 from assay.cli import UsageProblem, echo_json
 from assay.cli.completing import complete_subject, complete_target
+from assay.lab.cache import shared
 from assay.lab.catalogue import Paper, find, papers, search
 from assay.lab.claim import ClaimOutline
 from assay.lab.pack import summaries
@@ -38,6 +39,7 @@ def list_command(subject: str | None, verdict: str | None, store: str | None, as
             raise UsageProblem(f"--subject: no subject {subject!r}{nearest(subject, subjects)}")
         known = {key: paper for key, paper in known.items() if paper.subject == subject}
     rows = [describe(paper, store) for paper in known.values()]
+    shared().save()
     if verdict is not None:
         wanted = None if verdict == "none" else verdict
         rows = [row for row in rows if any(each["verdict"] == wanted for each in row["claims"])]
@@ -62,6 +64,7 @@ def list_command(subject: str | None, verdict: str | None, store: str | None, as
 def search_command(words: tuple[str, ...], limit: int, as_json: bool) -> None:
     """Find papers by words in their keys, titles, summaries and claims, the best first."""
     ranked = search(" ".join(words))[:limit]
+    shared().save()
     if as_json:
         echo_json([{"score": round(score, 4), **describe(paper, None)} for score, paper in ranked])
         return
@@ -121,14 +124,14 @@ def describe(paper: Paper, store: str | None) -> dict[str, Any]:
         "parts": list(paper.parts),
         "claims": [
             {
-                "id": outline.id,
-                "says": outline.says,
-                "size": known.get(outline.id, {}).get("size"),
-                "seeds": known.get(outline.id, {}).get("seeds", 0),
-                "verdict": known.get(outline.id, {}).get("verdict"),
-                "text": known.get(outline.id, {}).get("text", ""),
+                "id": identifier,
+                "says": says,
+                "size": known.get(identifier, {}).get("size"),
+                "seeds": known.get(identifier, {}).get("seeds", 0),
+                "verdict": known.get(identifier, {}).get("verdict"),
+                "text": known.get(identifier, {}).get("text", ""),
             }
-            for outline in paper.claims
+            for identifier, says in paper.sentences
         ],
     }
 

@@ -116,8 +116,8 @@ def _sections(
             "What was found",
             f"{len(files)} checkpoints of {folder.name}, from {files[0].name} to {files[-1].name}, hold"
             f" {trajectory.size:,} weights in {len(names)} tensors. {modes.num_modes} modes leave {left:.2%} of their"
-            " movement unexplained: every weight is modelled as a scale times the path of its mode's reference weight plus"
-            f" an offset, {modes.bytes_per_weight} bytes a weight.",
+            " movement unexplained: every weight is modelled as a scale times the path of its mode's reference weight"
+            f" plus an offset, {modes.bytes_per_weight} bytes a weight.",
             table=Table(
                 ("model", "numbers a weight", "unexplained"),
                 [

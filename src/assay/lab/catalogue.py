@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from assay.lab.cache import shared
 from assay.lab.claim import Claim, ClaimError, ClaimOutline
 from assay.lab.declaration import declarations, outlines, parsed
 from assay.lab.spelling import nearest
@@ -67,6 +68,15 @@ class Paper:
         """The outlines of its claims, in the order of the file, read without importing it."""
         path = Path(self.module.path)
         return tuple(outlines(path.read_text(), str(path), paper=self.key)) if path.exists() else ()
+
+    @property
+    def sentences(self) -> list[tuple[str, str]]:
+        """Id and sentence of each claim; remembered between calls, so that listing many papers parses none."""
+        path = Path(self.module.path)
+        if not path.exists():
+            return []
+        found = shared().get(path, f"sentences of {self.key}", lambda: [[each.id, each.says] for each in self.claims])
+        return [(str(identifier), str(says)) for identifier, says in found]
 
     @property
     def pack(self) -> Path:
@@ -173,7 +183,7 @@ def search(words: str, known: Mapping[str, Paper] | None = None) -> list[tuple[f
     known = papers() if known is None else known
     documents = {}
     for key, paper in known.items():
-        body = " ".join([paper.summary, paper.source, paper.subject, *(outline.says for outline in paper.claims)])
+        body = " ".join([paper.summary, paper.source, paper.subject, *(says for _, says in paper.sentences)])
         documents[key] = (_words(f"{key} {paper.title}"), _words(body))
     wanted = list(dict.fromkeys(_words(words)))
     scores: dict[str, float] = dict.fromkeys(known, 0.0)

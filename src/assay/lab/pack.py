@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from assay.lab.cache import shared
 from assay.lab.catalogue import Paper
 from assay.lab.claim import ClaimOutline
 from assay.lab.folder import PackedFolder, write_pack
@@ -53,7 +54,9 @@ def summaries(paper: Paper, store: Ledger | None = None) -> dict[str, dict[str, 
         store: a ledger to judge from; the results that ship with the package where None, which takes no judging.
     """
     if store is None:
-        return {entry["id"]: entry for entry in _read_summary(paper.pack)} if paper.pack.exists() else {}
+        if not paper.pack.exists():
+            return {}
+        return {entry["id"]: entry for entry in shared().get(paper.pack, SUMMARY, lambda: _read_summary(paper.pack))}
     found = {}
     for outline in paper.claims:
         judged = next(_verdicts(paper, outline, store), None)
