@@ -48,7 +48,13 @@ LEFT_OUT = (
 def few_modes_model_the_run(
     arms, seed, *, dataset="fashion", train=6_000, test=3_000, epochs=30, lr=0.05, num_modes=10, num_samples=1_000
 ):
-    """At equal storage: CMD keeps a scale, an offset and a label a weight; the others two numbers a weight."""
+    """At equal storage: CMD keeps a scale, an offset and a label a weight; the others two numbers a weight.
+
+    Holds. The rebuilt network even tests a little better than SGD's last one (87.0 against 86.5 %), and so do those of PCA
+    and DMD (87.1 and 86.9 %): constant-rate SGD still jumps about, and whatever smooths it helps. The weights themselves
+    CMD follows best at this budget (relative error 0.081, PCA 0.153, DMD 0.230); with ten components PCA and DMD follow
+    them far better (0.010 and 0.015) at five times the storage.
+    """
     split = data.load(dataset, train=train, test=test, seed=seed)
     network, trajectory, loss = sgd_run(split, seed, epochs=epochs, lr=lr)
     trained = accuracy(network, split.test)
@@ -90,7 +96,15 @@ def few_modes_model_the_run(
 def follows_weights_better_than_dmd(
     arms, seed, *, dataset="fashion", train=6_000, test=3_000, epochs=21, lr=0.05, num_samples=1_000
 ):
-    """DMD is rolled out from the first snapshot; PCA, a lower bound for CMD, is shown beside it."""
+    """DMD is rolled out from the first snapshot; PCA, a lower bound for CMD, is shown beside it.
+
+    Fails, and not by a mistake of the implementation: CMD keeps above PCA of the same rank as it must, by as much as one
+    line a weight has to lose, and DMD comes close to PCA. The snapshots at the ends of epochs are smooth enough for ten
+    linear modes to roll them out almost exactly (0.015 against CMD's 0.080). With one or two modes CMD is ahead (0.27
+    against 1.5, 0.157 against 0.210), from three on DMD. But "the same number of modes" gives DMD ten numbers a weight
+    and CMD two and a label; at equal storage CMD wins (`few_modes_model_the_run`). The paper shows single weights of a
+    larger and noisier run, which a run of 21 epochs of a small network may not be.
+    """
     split = data.load(dataset, train=train, test=test, seed=seed)
     _, trajectory, _ = sgd_run(split, seed, epochs=epochs, lr=lr)
     results = {}
@@ -123,7 +137,7 @@ def follows_weights_better_than_dmd(
         higher("test_accuracy", "cmd_online", than="swa", by=-0.003),
     ),
     together=True,
-    tune=Tune({"lr": (0.02, 0.05, 0.1)}, by="test_accuracy", best="max", arm="sgd"),
+    tune=Tune({"lr": (0.01, 0.02, 0.05, 0.1)}, by="test_accuracy", best="max", arm="sgd"),
     smoke=SMOKE | dict(epochs=6, warmup=3, validation=100),
     paper=CIFAR | dict(train=45_000, validation=5_000, warmup=20),
     reported={
@@ -194,7 +208,10 @@ def cmd_weights_generalise_better(
 def modes_run_through_all_layers(
     arms, seed, *, dataset="fashion", train=6_000, test=3_000, epochs=30, lr=0.05, num_samples=1_000
 ):
-    """Coverage and normalized mutual information over all weights, averaged over 5, 10 and 20 modes."""
+    """Coverage and normalized mutual information over all weights, averaged over 5, 10 and 20 modes.
+
+    Holds: coverage 0.96 (0.99 when layers are dealt out at random), mutual information 0.009 (0.0003).
+    """
     split = data.load(dataset, train=train, test=test, seed=seed)
     _, trajectory, _ = sgd_run(split, seed, epochs=epochs, lr=lr)
     layer = torch.empty(trajectory.size, dtype=torch.long)
@@ -222,7 +239,7 @@ def modes_run_through_all_layers(
         higher("test_accuracy", "online_cmd", than="pca_bfgs"),
     ),
     together=True,
-    tune=Tune({"subspace_lr": (0.05, 0.2, 1.0)}, by="test_accuracy", best="max", arm="pca_sgd"),
+    tune=Tune({"subspace_lr": (0.0125, 0.05, 0.2, 1.0)}, by="test_accuracy", best="max", arm="pca_sgd"),
     smoke=SMOKE | dict(epochs=6, warmup=3, long_warmup=4),
     paper=CIFAR | dict(warmup=80, long_warmup=100),
     reported={
@@ -297,7 +314,14 @@ def embedding_keeps_accuracy(
     num_modes=10,
     num_samples=1_000,
 ):
-    """The same rule and schedule choose the weights that are tied, or frozen."""
+    """The same rule and schedule choose the weights that are tied, or frozen.
+
+    Undecided. 60 % of the weights are tied, and the mean accuracy hardly changes (86.2 against 86.8 %), but with a wide
+    spread: weights that are overwritten at the end of an epoch (the official code's way) follow whatever their reference
+    did last, which a constant learning rate keeps jumping. Nothing speaks for tying over freezing here: the frozen
+    network has 86.7 %. Tying by projection, by which references feel what their followers need, loses nothing
+    (86.7 %), but is no better than freezing either.
+    """
     split = data.load(dataset, train=train, test=test, seed=seed)
 
     def probe(network):
