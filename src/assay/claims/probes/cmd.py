@@ -50,10 +50,10 @@ def few_modes_model_the_run(
 ):
     """At equal storage: CMD keeps a scale, an offset and a label a weight; the others two numbers a weight.
 
-    Holds. The rebuilt network even tests a little better than SGD's last one (87.0 against 86.5 %), and so do those of PCA
-    and DMD (87.1 and 86.9 %): constant-rate SGD still jumps about, and whatever smooths it helps. The weights themselves
-    CMD follows best at this budget (relative error 0.081, PCA 0.153, DMD 0.230); with ten components PCA and DMD follow
-    them far better (0.010 and 0.015) at five times the storage.
+    Holds. The rebuilt network even tests a little better than SGD's last one (87.0 against 86.5 %), and so do those
+    of PCA and DMD (87.1 and 86.9 %): constant-rate SGD still jumps about, and whatever smooths it helps. The weights
+    themselves CMD follows best at this budget (relative error 0.081, PCA 0.153, DMD 0.230); with ten components PCA
+    and DMD follow them far better (0.010 and 0.015) at five times the storage.
     """
     split = data.load(dataset, train=train, test=test, seed=seed)
     network, trajectory, loss = sgd_run(split, seed, epochs=epochs, lr=lr)
@@ -98,12 +98,12 @@ def follows_weights_better_than_dmd(
 ):
     """DMD is rolled out from the first snapshot; PCA, a lower bound for CMD, is shown beside it.
 
-    Fails, and not by a mistake of the implementation: CMD keeps above PCA of the same rank as it must, by as much as one
-    line a weight has to lose, and DMD comes close to PCA. The snapshots at the ends of epochs are smooth enough for ten
-    linear modes to roll them out almost exactly (0.015 against CMD's 0.080). With one or two modes CMD is ahead (0.27
-    against 1.5, 0.157 against 0.210), from three on DMD. But "the same number of modes" gives DMD ten numbers a weight
-    and CMD two and a label; at equal storage CMD wins (`few_modes_model_the_run`). The paper shows single weights of a
-    larger and noisier run, which a run of 21 epochs of a small network may not be.
+    Fails, and not by a mistake of the implementation: CMD keeps above PCA of the same rank as it must, by as much as
+    one line a weight has to lose, and DMD comes close to PCA. The snapshots at the ends of epochs are smooth enough
+    for ten linear modes to roll them out almost exactly (0.015 against CMD's 0.080). With one or two modes CMD is
+    ahead (0.27 against 1.5, 0.157 against 0.210), from three on DMD. But "the same number of modes" gives DMD ten
+    numbers a weight and CMD two and a label; at equal storage CMD wins (`few_modes_model_the_run`). The paper shows
+    single weights of a larger and noisier run, which a run of 21 epochs of a small network may not be.
     """
     split = data.load(dataset, train=train, test=test, seed=seed)
     _, trajectory, _ = sgd_run(split, seed, epochs=epochs, lr=lr)
@@ -316,10 +316,10 @@ def embedding_keeps_accuracy(
 ):
     """The same rule and schedule choose the weights that are tied, or frozen.
 
-    Undecided. 60 % of the weights are tied, and the mean accuracy hardly changes (86.2 against 86.8 %), but with a wide
-    spread: weights that are overwritten at the end of an epoch (the official code's way) follow whatever their reference
-    did last, which a constant learning rate keeps jumping. Nothing speaks for tying over freezing here: the frozen
-    network has 86.7 %. Tying by projection, by which references feel what their followers need, loses nothing
+    Undecided. 60 % of the weights are tied, and the mean accuracy hardly changes (86.2 against 86.8 %), but with a
+    wide spread: weights that are overwritten at the end of an epoch (the official code's way) follow whatever their
+    reference did last, which a constant learning rate keeps jumping. Nothing speaks for tying over freezing here: the
+    frozen network has 86.7 %. Tying by projection, by which references feel what their followers need, loses nothing
     (86.7 %), but is no better than freezing either.
     """
     split = data.load(dataset, train=train, test=test, seed=seed)
