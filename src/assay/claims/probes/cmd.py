@@ -272,7 +272,13 @@ def online_beats_pca_subspace(
     num_samples=1_000,
     validate=False,
 ):
-    """At equal epochs, all from the same warm-up; again with the longer warm-up that subspace methods like."""
+    """At equal epochs, all from the same warm-up; again with the longer warm-up that subspace methods like.
+
+    Undecided: better than P-BFGS (87.1 against 86.4 %), and than P-SGD by as much but with an interval that just
+    reaches zero. After twenty epochs of warm-up it is the other way round: the subspaces give 87.1 and 87.2 %, online
+    CMD 86.5. The paper's P-BFGS had 80 epochs of warm-up and 40 components and lost; here the components of ten epochs
+    lose little, and those of twenty nothing.
+    """
     split = data.load(dataset, train=train, test=test, seed=seed, validate=validate)
     probes = {length: online_cmd(num_modes, num_samples, length, seed) for length in (warmup, long_warmup)}
     network, trajectory, _ = sgd_run(split, seed, epochs=epochs, lr=lr, probe=list(probes.values()))
@@ -381,7 +387,14 @@ def federated_saves_bytes(
     num_modes=10,
     num_samples=1_000,
 ):
-    """Held weights are sent in neither direction; scale, offset and label (9 bytes) once, when a weight is embedded."""
+    """Held weights are sent in neither direction; scale, offset and label (9 bytes) once, when one is embedded.
+
+    Fails. The bytes are saved (65 % of federated averaging's), the accuracy is not kept: until 40 % of the weights are
+    embedded the curves lie on each other, then the embedded network falls behind, and from round 35 on, when with a
+    fifth every five rounds all weights are embedded, only the references still learn. Freezing the same weights sends
+    as little and loses nothing, and so nearly does stopping earlier. What the follow-up did is not known in detail
+    (schedule, share of embedded weights, learning rate); a gentler share would save less and lose less.
+    """
     split = data.load(dataset, train=train, test=test, seed=seed)
     parts = share_out(split.train, clients, concentration, seed)
     options = dict(warmup=warmup, window=window, percent=percent)
@@ -423,7 +436,10 @@ def federated_saves_bytes(
 def eleven_million_parameters(
     arms, seed, *, weights=11_173_962, snapshots=40, num_modes=10, noise=0.3, num_samples=1_000, repeats=3
 ):
-    """Interleaved, the median of three; the files were just written, so all arms read them from the page cache."""
+    """Interleaved, the median of three; the files were just written, so all arms read them from the page cache.
+
+    Holds: 1.8 times the time of snapshot PCA, 0.35 GB of memory beyond the file, every planted label found again.
+    """
     with tempfile.TemporaryDirectory() as folder:
         whole, labels = planted(Path(folder) / "whole", weights, snapshots, num_modes, noise, seed)
         tenth, _ = planted(Path(folder) / "tenth", weights // 10, snapshots, num_modes, noise, seed)
