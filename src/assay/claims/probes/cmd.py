@@ -392,8 +392,9 @@ def federated_saves_bytes(
     Fails. The bytes are saved (65 % of federated averaging's), the accuracy is not kept: until 40 % of the weights are
     embedded the curves lie on each other, then the embedded network falls behind, and from round 35 on, when with a
     fifth every five rounds all weights are embedded, only the references still learn. Freezing the same weights sends
-    as little and loses nothing, and so nearly does stopping earlier. What the follow-up did is not known in detail
-    (schedule, share of embedded weights, learning rate); a gentler share would save less and lose less.
+    as little and loses nothing (76.0 %, averaging 76.2, CMD 73.1), and even stopping at the same bytes does better
+    (74.1 %). What the follow-up did is not known in detail (schedule, share of embedded weights, learning rate); a
+    gentler share would save less and lose less.
     """
     split = data.load(dataset, train=train, test=test, seed=seed)
     parts = share_out(split.train, clients, concentration, seed)
