@@ -30,7 +30,7 @@ def parts(package: str) -> str:
     tree = ast.parse(SOURCE.joinpath(*package.split("."), "__init__.py").read_text())
     homes: dict[str, str] = {}
     names: list[str] = []
-    for node in tree.body:
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             home = f"{package}.{node.module or ''}".strip(".") if node.level else node.module or ""
             homes |= {alias.asname or alias.name: f"{home}.{alias.name}" for alias in node.names}

@@ -61,8 +61,8 @@ def test_an_edit_of_shared_code_recomputes_exactly_what_uses_it(claims, tmp_path
     assert len(first) == 20
     edit(claims / "neighbour.py", "else 0.0", "else 0.25")
     report, second = rerun(claims, tmp_path / "ledger", *both)
-    assert {claim for claim, *_ in second} == {"scores", "both"}  # not is_one, which does not use the neighbour
-    assert report.reused == 5
+    assert {claim for claim, *_ in second} == {"scores"}  # the others do not use the neighbour, one in the same file
+    assert report.reused == 10
 
 
 def test_numbers_after_an_edit_are_new_numbers(claims, tmp_path):

@@ -40,8 +40,9 @@ class PlainProgress(Events):
 class LiveProgress(Events):
     """A table that is redrawn: claims, trials done, the verdict forming, time left."""
 
-    def __init__(self, ledger: Ledger, slots: int, console: Console | None = None) -> None:
+    def __init__(self, ledger: Ledger, slots: int, seeds: int | None = None, console: Console | None = None) -> None:
         self.ledger = ledger
+        self.seeds = seeds
         self.slots = slots
         self.console = console or Console(stderr=True)
         self.studies: list[Study] = []
@@ -60,7 +61,7 @@ class LiveProgress(Events):
             self.done[study.outline.key] = len(found.records)
             self.forming[study.outline.key] = found.verdict
             arms = 1 if study.outline.together else len(study.outline.arms)
-            self.wanted[study.outline.key] = max(len(found.verdict.seeds), study.outline.seeds) * arms
+            self.wanted[study.outline.key] = max(len(found.verdict.seeds), self.seeds or study.outline.seeds) * arms
         self.live.start()
 
     def on_launch(self, trial: Trial) -> None:

@@ -98,7 +98,7 @@ def run_command(
         seeds=seeds,
         until_decided=until_decided,
         budget=budget,
-        events=[*_progress(ledger, slots, as_json), *_mirrors(mirrors)],
+        events=[*_progress(ledger, slots, seeds, as_json), *_mirrors(mirrors)],
     )
     if executor is not None:
         executor.cancel()
@@ -139,13 +139,13 @@ def _has_result(study: Study, ledger: Ledger) -> bool:
     return False
 
 
-def _progress(ledger: Ledger, slots: int, as_json: bool) -> list[Events]:
+def _progress(ledger: Ledger, slots: int, seeds: int | None, as_json: bool) -> list[Events]:
     if as_json:
         return []
     from assay.cli.progress import LiveProgress, PlainProgress
 
     if sys.stderr.isatty() and sys.stdout.isatty() and not os.environ.get("CI"):
-        return [LiveProgress(ledger, slots)]
+        return [LiveProgress(ledger, slots, seeds)]
     return [PlainProgress()]
 
 
