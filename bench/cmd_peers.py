@@ -103,7 +103,7 @@ METHODS: dict[str, Callable[[Path], object]] = {
     "SVD (numpy)": svd_pca,
 }
 OURS = ("plain read", "chunked read", "CMD", "SnapshotPCA", "DMD")
-COPIES = {"PyDMD": 11, "SVD (numpy)": 4}  # of the file, that a peer needs in memory
+COPIES = {"PyDMD": 11, "SVD (numpy)": 6}  # of the file, that a peer needs in memory
 
 
 def missing(method: str, path: Path) -> str | None:
@@ -207,6 +207,13 @@ def scaling(scratch: Path, sizes: list[tuple[int, int]]) -> str:
     return "### How cost grows\n\n" + table(head, rows)
 
 
+def keep(parts: list[str], out: Path | None) -> None:
+    """Write what has been measured so far, so that a long run that is stopped leaves its first tables."""
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="add 11 million weights x 100 epochs and 1e7 weights")
@@ -231,22 +238,21 @@ def main() -> None:
     ]
     with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
         path = Path(scratch) / "peers"
-        plant(path, 1_000_000 if arguments.full else 200_000, 100)
+        plant(path, 500_000 if arguments.full else 200_000, 100)
         parts.append(side_by_side(path, list(METHODS)))
+        keep(parts, arguments.out)
         path.unlink()
         if arguments.full:
             path = Path(scratch) / "resnet18"
             plant(path, RESNET18, 100)
             parts.append(side_by_side(path, list(METHODS)))
+            keep(parts, arguments.out)
             path.unlink()
         sizes = [(100_000, 40), (1_000_000, 40), (1_000_000, 20), (1_000_000, 50), (1_000_000, 100)]
         parts.append(scaling(Path(scratch), [*sizes, (10_000_000, 40)] if arguments.full else sizes))
-    text = "\n\n".join(parts) + "\n"
+        keep(parts, arguments.out)
     if arguments.out is None:
-        print(text)
-    else:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(text, encoding="utf-8")
+        print("\n\n".join(parts))
 
 
 if __name__ == "__main__":
