@@ -1,0 +1,32 @@
+"""Second-order information about a loss, without ever forming a Hessian.
+
+Everything rests on products with vectors. Two forms of them:
+
+- inside a training step, where the gradients are there anyway with their graph: `hvp(grads, params, vectors)`, lists of
+  tensors like `torch.autograd.grad`'s own; `hutchinson_diagonal` and `rademacher` go with it;
+- after the fact, a linear operator on flat vectors: `Hessian(model, loss, inputs, targets)`, whose `matvec` is what
+  `lanczos`, `top_eigenvalues` and `hutchinson_trace` take. These take any symmetric `matvec`, a matrix's too.
+
+`per_sample_gradients` gives the gradient of each example by itself, (n, P).
+"""
+
+from assay.curvature.eigenvalues import Eigen, top_eigenvalues
+from assay.curvature.hessian import Hessian
+from assay.curvature.hutchinson import Trace, hutchinson_diagonal, hutchinson_trace, rademacher
+from assay.curvature.lanczos import Tridiagonal, lanczos
+from assay.curvature.per_sample import per_sample_gradients
+from assay.curvature.products import hvp
+
+__all__ = [
+    "Eigen",
+    "Hessian",
+    "Trace",
+    "Tridiagonal",
+    "hutchinson_diagonal",
+    "hutchinson_trace",
+    "hvp",
+    "lanczos",
+    "per_sample_gradients",
+    "rademacher",
+    "top_eigenvalues",
+]
