@@ -221,6 +221,21 @@ def test_trace_covers_as_often_as_it_says():
         hutchinson_trace(lambda v: v * math.nan, 40)
 
 
+def test_trace_interval_is_students():
+    """Two probes, by hand: mean +- t(1 degree of freedom) * deviation / sqrt(2)."""
+    products = iter([torch.tensor([3.0, 4.0]), torch.tensor([1.0, -2.0])])
+    signs, found = [], []
+
+    def matvec(z):
+        signs.append(z)
+        found.append(float(z @ (product := next(products))))
+        return product
+
+    trace = hutchinson_trace(matvec, 2, num_probes=2, confidence=0.9)
+    half = 6.313751514675043 * np.std(found, ddof=1) / math.sqrt(2)
+    np.testing.assert_allclose(trace[:3], [np.mean(found), np.mean(found) - half, np.mean(found) + half], rtol=1e-6)
+
+
 def test_lanczos_rebuilds_the_matrix_on_its_subspace():
     matrix, _ = symmetric(30)
     found = lanczos(matrix.mv, 30, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -248,6 +263,22 @@ def test_lanczos_stops_where_nothing_is_left():
     found = lanczos(matrix.mv, 4, 4, start=start)
     assert found.residual == 0.0
     torch.testing.assert_close(found.ritz()[0], torch.tensor([3.0, 5.0], dtype=torch.float64))
+
+
+def test_one_step_is_a_rayleigh_quotient():
+    matrix, _ = symmetric(6)
+    start = torch.arange(1.0, 7.0, dtype=torch.float64)
+    found = lanczos(matrix.mv, 6, 1, start=start)
+    assert found.diagonal.item() == pytest.approx(float(start @ matrix @ start / (start @ start)), rel=1e-12)
+    assert found.off_diagonal.shape == (0,)
+    assert found.ritz()[0].item() == found.diagonal.item()
+
+
+def test_a_matrix_whose_steps_shrink_is_not_given_up():
+    """Off-diagonals far below the diagonal, but far above rounding, are steps like others."""
+    matrix = torch.diag(torch.tensor([1.0, 1.0 + 1e-7, 1.0 + 3e-7], dtype=torch.float64))
+    found = lanczos(matrix.mv, 3, 3, start=torch.ones(3, dtype=torch.float64))
+    np.testing.assert_allclose(found.ritz()[0] - 1, [0, 1e-7, 3e-7], atol=1e-14)
 
 
 def test_lanczos_refuses():
