@@ -35,6 +35,7 @@ docs: .venv/test
 bench: .venv/test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python bench/cmd_peers.py --out docs/bench/cmd.md
+	$(BIN)/python bench/curvature_peers.py --out docs/bench/curvature.md
 
 nightly: .venv/test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly
