@@ -7,11 +7,15 @@ Labelled sets come from `load`, as a `Split` of `Labelled` parts; whatever makes
         targets: Tensor     # (n, ...)
 
 and whatever learns takes one (`assay.train.fit`) or walks it with `batches`. Pictures come from `photos`, as a dict of
-(c, h, w) tensors in [0, 1], and from `patches` of them; planted truths from `blobs`, `spirals`, `moons`, `sinusoids`,
-`linear_regression`, `piecewise_constant_signal`, `piecewise_constant_image`, `low_rank`. Randomness comes from a seed
-(`load`) or a `torch.Generator` (the rest). The licence of everything that ships is in `LICENSES.md` beside this file.
+(c, h, w) tensors in [0, 1], split by picture by `photo_split`, and from `patches` of them; planted truths from `blobs`,
+`spirals`, `moons`, `sinusoids`, `linear_regression`, `friedman`, `piecewise_constant_signal`,
+`piecewise_constant_image`, `low_rank`; sentences from `markov_language`, whose words follow `zipf`; scenes with
+objects to be found from `dense_digits`. Randomness comes from a seed (`load`) or a `torch.Generator` (the rest). The
+licence of everything that ships is in `LICENSES.md` beside this file.
 """
 
+from .dense_digits import Scenes, dense_digits
+from .friedman import friedman
 from .generators import (
     blobs,
     linear_regression,
@@ -22,24 +26,32 @@ from .generators import (
     sinusoids,
     spirals,
 )
+from .language import markov_language, zipf
+from .photo_split import photo_split
 from .photos import patches, photos
 from .remote import Unavailable
 from .split import Labelled, Split, batches, load
 
 __all__ = [
     "Labelled",
+    "Scenes",
     "Split",
     "Unavailable",
     "batches",
     "blobs",
+    "dense_digits",
+    "friedman",
     "linear_regression",
     "load",
     "low_rank",
+    "markov_language",
     "moons",
     "patches",
+    "photo_split",
     "photos",
     "piecewise_constant_image",
     "piecewise_constant_signal",
     "sinusoids",
     "spirals",
+    "zipf",
 ]

@@ -1,9 +1,31 @@
-"""Measures of quality, each a plain function of tensors that returns a float.
+"""Measures of quality, each a plain function of tensors.
 
-Classification: `accuracy`, `calibration_error`. Images: `psnr`.
+Classification: `accuracy`, `calibration_error` and its kin, by bins of equal count (`adaptive_calibration_error`), by
+class (`classwise_calibration_error`), in the worst bin (`maximum_calibration_error`), and with a sign
+(`confidence_gap`). Images: `psnr`, `ssim`, `ms_ssim`, `gmsd`. All return a float but the last three, which return one
+value an image, of which there is a gradient.
 """
 
+from .calibration import (
+    adaptive_calibration_error,
+    classwise_calibration_error,
+    confidence_gap,
+    maximum_calibration_error,
+)
 from .classification import accuracy, calibration_error
+from .gmsd import gmsd
 from .psnr import psnr
+from .ssim import ms_ssim, ssim
 
-__all__ = ["accuracy", "calibration_error", "psnr"]
+__all__ = [
+    "accuracy",
+    "adaptive_calibration_error",
+    "calibration_error",
+    "classwise_calibration_error",
+    "confidence_gap",
+    "gmsd",
+    "maximum_calibration_error",
+    "ms_ssim",
+    "psnr",
+    "ssim",
+]

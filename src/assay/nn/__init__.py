@@ -1,12 +1,14 @@
 """The few networks that claims share, written once.
 
 Each is a plain function `(shape, num_classes, *, options) -> nn.Module`: the module takes (n, *shape) and returns
-logits (n, num_classes). `build` finds one by name. Initial weights come from torch's global generator.
+logits (n, num_classes). `build` finds one by name. `decoder` is the one for words: (n, t) integers to logits of the
+next word at each place. Initial weights come from torch's global generator.
 """
 
 from .build import build
 from .classifiers import convnet, mlp, smallcnn
+from .decoder import decoder
 from .resnet import resnet8
 from .tinyvit import tinyvit
 
-__all__ = ["build", "convnet", "mlp", "resnet8", "smallcnn", "tinyvit"]
+__all__ = ["build", "convnet", "decoder", "mlp", "resnet8", "smallcnn", "tinyvit"]

@@ -1,0 +1,1 @@
+"""Claims about losses: what is better to minimise."""

@@ -1,0 +1,1 @@
+"""Claims about optimizers: what trains faster, further or more stably, and why."""

@@ -1,0 +1,38 @@
+"""Losses, each an `nn.Module` that takes what torch's own losses take, and the functions behind them.
+
+A classification loss is called as `loss(logits (n, k, ...), targets (n, ...)) -> scalar`, or one value an example with
+`reduction="none"`; it has `reduction`, and `weight`, `ignore_index` and `label_smoothing` where they have a meaning.
+Losses between images take `(output, target)`, both (n, c, h, w). All work under autocast and `torch.compile`, and are
+finite, with finite gradients, at logits of any finite size.
+
+"""
+
+from .cauchy_schwarz_bottleneck import CSIBLoss, conditional_cs_divergence, cs_divergence, cs_mutual_information
+from .distance_correlation import distance_correlation
+from .dual_focal_loss import DualFocalLoss
+from .fccov import BallOrder, FCCovLoss, ball_order, frechet_cumulative_covariance
+from .focal_loss import FocalLoss, prior_bias, sigmoid_focal_loss
+from .kernels import gaussian_gram, median_bandwidth
+from .metric_distances import metric_distances
+from .ms_ssim_training import MSSSIMLoss, SSIMLoss
+
+__all__ = [
+    "BallOrder",
+    "CSIBLoss",
+    "DualFocalLoss",
+    "FCCovLoss",
+    "FocalLoss",
+    "MSSSIMLoss",
+    "SSIMLoss",
+    "ball_order",
+    "conditional_cs_divergence",
+    "cs_divergence",
+    "cs_mutual_information",
+    "distance_correlation",
+    "frechet_cumulative_covariance",
+    "gaussian_gram",
+    "median_bandwidth",
+    "metric_distances",
+    "prior_bias",
+    "sigmoid_focal_loss",
+]

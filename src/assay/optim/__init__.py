@@ -1,0 +1,37 @@
+"""Optimizers, each a `torch.optim.Optimizer`, and what goes round one.
+
+The protocol is torch's own: parameter groups, `state_dict`, schedulers, `step(closure=None)`. Three things are added:
+
+- `needs_graph = True` on an optimizer says that its closure must leave gradients that can be differentiated again
+  (`loss.backward(create_graph=True)`); `assay.train.fit` does so by itself.
+- another paper's idea is a `Wrapper` around an optimizer, never a flag in one; wrappers go round each other.
+- a `GradientWrapper` only has to say what becomes of the gradients before the wrapped optimizer sees them.
+
+Methods:
+
+- `AdaHessian`: Adam with the diagonal of the Hessian in place of the squared gradient.
+- `DiffGrad`: Adam with a step that shrinks, entry by entry, where the gradient stands still.
+- `GradientNormalizedNewton`, `gradient_normalized_smoothness`: Newton steps with any `hessian_approximations` for
+  functions of a vector (no torch optimizer: it minimizes by itself).
+"""
+
+from assay.optim import hessian_approximations
+from assay.optim.adahessian import AdaHessian
+from assay.optim.diffgrad import DiffGrad
+from assay.optim.gradient_normalized_smoothness import (
+    GradientNormalizedNewton,
+    NewtonResult,
+    gradient_normalized_smoothness,
+)
+from assay.optim.wrapper import GradientWrapper, Wrapper
+
+__all__ = [
+    "AdaHessian",
+    "DiffGrad",
+    "GradientNormalizedNewton",
+    "GradientWrapper",
+    "NewtonResult",
+    "Wrapper",
+    "gradient_normalized_smoothness",
+    "hessian_approximations",
+]
