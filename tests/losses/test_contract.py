@@ -37,6 +37,8 @@ CLASSIFICATION["FocalLoss"] = lambda reduction: losses.FocalLoss(gamma=1.5, redu
 DENSE.add("FocalLoss")
 CLASSIFICATION["DualFocalLoss"] = lambda reduction: losses.DualFocalLoss(gamma=1.5, reduction=reduction)
 DENSE.add("DualFocalLoss")
+CLASSIFICATION["StableMaxCrossEntropy"] = lambda reduction: losses.StableMaxCrossEntropy(reduction=reduction)
+DENSE.add("StableMaxCrossEntropy")
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
 public = [name for name in losses.__all__ if isinstance(getattr(losses, name), type) and name.endswith("Loss")]

@@ -15,6 +15,7 @@ from assay.train import fit
 MADE = {
     "AdaHessian": lambda parameters: optim.AdaHessian(parameters, lr=0.01),
     "DiffGrad": lambda parameters: optim.DiffGrad(parameters, lr=0.01),
+    "OrthoGrad": lambda parameters: optim.OrthoGrad(torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.0)),
     "Wrapper": lambda parameters: optim.Wrapper(torch.optim.SGD(parameters, lr=0.01, momentum=0.9)),
     "GradientWrapper": lambda parameters: optim.GradientWrapper(torch.optim.Adam(parameters, lr=0.01)),
 }

@@ -10,7 +10,7 @@ and whatever learns takes one (`assay.train.fit`) or walks it with `batches`. Pi
 (c, h, w) tensors in [0, 1], split by picture by `photo_split`, and from `patches` of them; planted truths from `blobs`,
 `spirals`, `moons`, `sinusoids`, `linear_regression`, `friedman`, `piecewise_constant_signal`,
 `piecewise_constant_image`, `low_rank`; sentences from `markov_language`, whose words follow `zipf`; scenes with
-objects to be found from `dense_digits`. Randomness comes from a seed (`load`) or a `torch.Generator` (the rest). The
+objects to be found from `dense_digits`; sums modulo a number from `modular_arithmetic`. Randomness comes from a seed (`load`) or a `torch.Generator` (the rest). The
 licence of everything that ships is in `LICENSES.md` beside this file.
 """
 
@@ -27,6 +27,7 @@ from .generators import (
     spirals,
 )
 from .language import markov_language, zipf
+from .modular_arithmetic import modular_arithmetic
 from .photo_split import photo_split
 from .photos import patches, photos
 from .remote import Unavailable
@@ -45,6 +46,7 @@ __all__ = [
     "load",
     "low_rank",
     "markov_language",
+    "modular_arithmetic",
     "moons",
     "patches",
     "photo_split",

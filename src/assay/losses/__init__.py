@@ -15,6 +15,7 @@ from .focal_loss import FocalLoss, prior_bias, sigmoid_focal_loss
 from .kernels import gaussian_gram, median_bandwidth
 from .metric_distances import metric_distances
 from .ms_ssim_training import MSSSIMLoss, SSIMLoss
+from .stablemax import StableMaxCrossEntropy, log_stablemax, stablemax
 
 __all__ = [
     "BallOrder",
@@ -24,6 +25,7 @@ __all__ = [
     "FocalLoss",
     "MSSSIMLoss",
     "SSIMLoss",
+    "StableMaxCrossEntropy",
     "ball_order",
     "conditional_cs_divergence",
     "cs_divergence",
@@ -31,8 +33,10 @@ __all__ = [
     "distance_correlation",
     "frechet_cumulative_covariance",
     "gaussian_gram",
+    "log_stablemax",
     "median_bandwidth",
     "metric_distances",
     "prior_bias",
     "sigmoid_focal_loss",
+    "stablemax",
 ]

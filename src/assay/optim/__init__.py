@@ -13,6 +13,9 @@ Methods:
 - `DiffGrad`: Adam with a step that shrinks, entry by entry, where the gradient stands still.
 - `GradientNormalizedNewton`, `gradient_normalized_smoothness`: Newton steps with any `hessian_approximations` for
   functions of a vector (no torch optimizer: it minimizes by itself).
+- `OrthoGrad`: gradients without their part along the weights, at full length.
+- `TrAct`, `tract_gradient`: a first layer whose weight gradient realises a step on its pre-activations, for any
+  optimizer.
 """
 
 from assay.optim import hessian_approximations
@@ -23,6 +26,8 @@ from assay.optim.gradient_normalized_smoothness import (
     NewtonResult,
     gradient_normalized_smoothness,
 )
+from assay.optim.softmax_collapse import OrthoGrad
+from assay.optim.tract import TrAct, tract_gradient
 from assay.optim.wrapper import GradientWrapper, Wrapper
 
 __all__ = [
@@ -31,7 +36,10 @@ __all__ = [
     "GradientNormalizedNewton",
     "GradientWrapper",
     "NewtonResult",
+    "OrthoGrad",
+    "TrAct",
     "Wrapper",
     "gradient_normalized_smoothness",
     "hessian_approximations",
+    "tract_gradient",
 ]

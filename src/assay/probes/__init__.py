@@ -8,6 +8,7 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `CMD`, `Modes`: correlation mode decomposition and what it finds; `OnlineCMD`, `EmbeddedCMD` while training goes on,
   and `FrozenWeights`, the opponent of the latter.
 - `DMD`, `SnapshotPCA`: linear dynamics and linear subspace of the same snapshots.
+- `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
 """
 
 from assay.probes import checkpoints
@@ -17,6 +18,7 @@ from assay.probes.embedded_cmd import EmbeddedCMD, FrozenWeights
 from assay.probes.modes import Modes
 from assay.probes.online_cmd import OnlineCMD
 from assay.probes.snapshot_pca import SnapshotPCA
+from assay.probes.softmax_collapse import nlm_alignment, softmax_collapse
 from assay.probes.trajectory import Trajectory, record
 
 __all__ = [
@@ -29,5 +31,7 @@ __all__ = [
     "SnapshotPCA",
     "Trajectory",
     "checkpoints",
+    "nlm_alignment",
     "record",
+    "softmax_collapse",
 ]
