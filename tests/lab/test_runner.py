@@ -140,6 +140,17 @@ def test_tuning_takes_the_direction_of_the_criterion(tmp_path):
     }
 
 
+def test_a_setting_named_twice_in_a_grid_is_run_once(tmp_path):
+    """An arm without anything to choose repeats its one value where another has several."""
+    fake = Fake(lambda arm, trial: {"score": trial.settings["lr"]}, slots=4)
+    file = write(tmp_path, TUNED, f'{HIGHER}, tune={{"lr": {{"ours": [0.1, 0.2], "theirs": [0.3, 0.3]}}}}')
+    log = Log()
+    report = run(file, store=tmp_path / "l", executor=fake, events=[log])
+    assert report.complete
+    assert len([trial for trial in log.trials if trial.purpose == "tune"]) == 2 * 2 + 2
+    assert log.starts[0][1] == len(log.trials) == report.ran
+
+
 def test_without_its_tuning_no_trial_is_run(tmp_path):
     class Broken(Fake):
         def next(self, timeout=None):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -163,7 +163,7 @@ class _Runner:
     def run(self, chosen: Sequence[Study], seeds: int | None, until_decided: bool) -> RunReport:
         began = time.monotonic()
         queue = [_Progress(study, self._batches(study, seeds, until_decided)) for study in _headlines_first(chosen)]
-        wanted = [trial for progress in queue for trial in self._expected(progress.study, seeds, until_decided)]
+        wanted = _unique(trial for each in queue for trial in self._expected(each.study, seeds, until_decided))
         self.report.reused = sum(self.has(trial) for trial in wanted)
         self._tell("on_start", [progress.study for progress in queue], len(wanted), self.report.reused)
         try:
@@ -328,7 +328,7 @@ class _Progress:
             if batch is None:
                 self.finished = True
                 return None
-            self.pending.extend(batch)
+            self.pending.extend(_unique(batch))
 
     def put_back(self, trial: Trial) -> None:
         self.outstanding -= 1
@@ -346,3 +346,8 @@ def _headlines_first(chosen: Sequence[Study]) -> list[Study]:
         return study.outline.exclusive, study.outline.id != first[study.paper.key].id
 
     return sorted(once.values(), key=rank)
+
+
+def _unique(trials: Iterable[Trial]) -> list[Trial]:
+    """Each trial once: an arm's grid may name one setting twice, where another arm has more to try."""
+    return list({trial.digest: trial for trial in trials}.values())
