@@ -33,6 +33,7 @@ def images():
 
 OTHERS["SSIMLoss"] = lambda: (losses.SSIMLoss(), images())
 OTHERS["MSSSIMLoss"] = lambda: (losses.MSSSIMLoss(), images())
+OTHERS["ContextualLoss"] = lambda: (losses.ContextualLoss(losses.patch_features, h=1.0), images())
 CLASSIFICATION["FocalLoss"] = lambda reduction: losses.FocalLoss(gamma=1.5, reduction=reduction)
 DENSE.add("FocalLoss")
 CLASSIFICATION["DualFocalLoss"] = lambda reduction: losses.DualFocalLoss(gamma=1.5, reduction=reduction)

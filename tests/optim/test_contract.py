@@ -14,6 +14,7 @@ from assay.train import fit
 # name -> how it is made from parameters (or parameter groups) at a small learning rate. Every public optimizer is here.
 MADE = {
     "AdaHessian": lambda parameters: optim.AdaHessian(parameters, lr=0.01),
+    "CoordinateClipped": lambda parameters: optim.CoordinateClipped(torch.optim.SGD(parameters, lr=0.01, momentum=0.9)),
     "DiffGrad": lambda parameters: optim.DiffGrad(parameters, lr=0.01),
     "OrthoGrad": lambda parameters: optim.OrthoGrad(torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.0)),
     "Wrapper": lambda parameters: optim.Wrapper(torch.optim.SGD(parameters, lr=0.01, momentum=0.9)),

@@ -7,11 +7,11 @@ Labelled sets come from `load`, as a `Split` of `Labelled` parts; whatever makes
         targets: Tensor     # (n, ...)
 
 and whatever learns takes one (`assay.train.fit`) or walks it with `batches`. Pictures come from `photos`, as a dict of
-(c, h, w) tensors in [0, 1], split by picture by `photo_split`, and from `patches` of them; planted truths from `blobs`,
-`spirals`, `moons`, `sinusoids`, `linear_regression`, `friedman`, `piecewise_constant_signal`,
-`piecewise_constant_image`, `low_rank`; sentences from `markov_language`, whose words follow `zipf`; scenes with
-objects to be found from `dense_digits`; sums modulo a number from `modular_arithmetic`. Randomness comes from a seed (`load`) or a `torch.Generator` (the rest). The
-licence of everything that ships is in `LICENSES.md` beside this file.
+(c, h, w) tensors in [0, 1], split by picture by `photo_split`, and from `patches` of them; planted truths from
+`blobs`, `spirals`, `moons`, `sinusoids`, `linear_regression`, `friedman`, `piecewise_constant_signal`,
+`piecewise_constant_image`, `low_rank`; sentences from `markov_language`, whose words follow `zipf`; sums modulo a
+number from `modular_arithmetic`; scenes with objects to be found from `dense_digits`. Randomness comes from a seed
+(`load`) or a `torch.Generator` (the rest). The licence of everything that ships is in `LICENSES.md` beside this file.
 """
 
 from .dense_digits import Scenes, dense_digits

@@ -8,10 +8,12 @@ finite, with finite gradients, at logits of any finite size.
 """
 
 from .cauchy_schwarz_bottleneck import CSIBLoss, conditional_cs_divergence, cs_divergence, cs_mutual_information
+from .contextual_loss import ContextualLoss, contextual_similarity, patch_features
 from .distance_correlation import distance_correlation
 from .dual_focal_loss import DualFocalLoss
 from .fccov import BallOrder, FCCovLoss, ball_order, frechet_cumulative_covariance
 from .focal_loss import FocalLoss, prior_bias, sigmoid_focal_loss
+from .frozen_features import FrozenFeatures
 from .kernels import gaussian_gram, median_bandwidth
 from .metric_distances import metric_distances
 from .ms_ssim_training import MSSSIMLoss, SSIMLoss
@@ -20,14 +22,17 @@ from .stablemax import StableMaxCrossEntropy, log_stablemax, stablemax
 __all__ = [
     "BallOrder",
     "CSIBLoss",
+    "ContextualLoss",
     "DualFocalLoss",
     "FCCovLoss",
     "FocalLoss",
+    "FrozenFeatures",
     "MSSSIMLoss",
     "SSIMLoss",
     "StableMaxCrossEntropy",
     "ball_order",
     "conditional_cs_divergence",
+    "contextual_similarity",
     "cs_divergence",
     "cs_mutual_information",
     "distance_correlation",
@@ -36,6 +41,7 @@ __all__ = [
     "log_stablemax",
     "median_bandwidth",
     "metric_distances",
+    "patch_features",
     "prior_bias",
     "sigmoid_focal_loss",
     "stablemax",

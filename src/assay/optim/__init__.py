@@ -10,6 +10,7 @@ The protocol is torch's own: parameter groups, `state_dict`, schedulers, `step(c
 Methods:
 
 - `AdaHessian`: Adam with the diagonal of the Hessian in place of the squared gradient.
+- `CoordinateClipped`, `coordinate_clip`: the largest coordinates of gradients or updates cut to the size of the rest.
 - `DiffGrad`: Adam with a step that shrinks, entry by entry, where the gradient stands still.
 - `GradientNormalizedNewton`, `gradient_normalized_smoothness`: Newton steps with any `hessian_approximations` for
   functions of a vector (no torch optimizer: it minimizes by itself).
@@ -21,6 +22,7 @@ Methods:
 from assay.optim import hessian_approximations
 from assay.optim.adahessian import AdaHessian
 from assay.optim.diffgrad import DiffGrad
+from assay.optim.directional_sharpness import CoordinateClipped, coordinate_clip
 from assay.optim.gradient_normalized_smoothness import (
     GradientNormalizedNewton,
     NewtonResult,
@@ -32,6 +34,7 @@ from assay.optim.wrapper import GradientWrapper, Wrapper
 
 __all__ = [
     "AdaHessian",
+    "CoordinateClipped",
     "DiffGrad",
     "GradientNormalizedNewton",
     "GradientWrapper",
@@ -39,6 +42,7 @@ __all__ = [
     "OrthoGrad",
     "TrAct",
     "Wrapper",
+    "coordinate_clip",
     "gradient_normalized_smoothness",
     "hessian_approximations",
     "tract_gradient",

@@ -9,10 +9,12 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
   and `FrozenWeights`, the opponent of the latter.
 - `DMD`, `SnapshotPCA`: linear dynamics and linear subspace of the same snapshots.
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
+- `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
 """
 
 from assay.probes import checkpoints
 from assay.probes.cmd import CMD
+from assay.probes.directional_sharpness import Direction, compare_directions, directional_sharpness
 from assay.probes.dmd import DMD
 from assay.probes.embedded_cmd import EmbeddedCMD, FrozenWeights
 from assay.probes.modes import Modes
@@ -24,6 +26,7 @@ from assay.probes.trajectory import Trajectory, record
 __all__ = [
     "CMD",
     "DMD",
+    "Direction",
     "EmbeddedCMD",
     "FrozenWeights",
     "Modes",
@@ -31,6 +34,8 @@ __all__ = [
     "SnapshotPCA",
     "Trajectory",
     "checkpoints",
+    "compare_directions",
+    "directional_sharpness",
     "nlm_alignment",
     "record",
     "softmax_collapse",
