@@ -16,14 +16,14 @@ MADE = {
     "AdaHessian": lambda parameters: optim.AdaHessian(parameters, lr=0.01),
     "CoordinateClipped": lambda parameters: optim.CoordinateClipped(torch.optim.SGD(parameters, lr=0.01, momentum=0.9)),
     "DiffGrad": lambda parameters: optim.DiffGrad(parameters, lr=0.01),
+    "GradientNoise": lambda parameters: optim.GradientNoise(torch.optim.SGD(parameters, lr=0.01), eta=1e-3),
+    "SAM": lambda parameters: optim.SAM(torch.optim.SGD(parameters, lr=0.01, momentum=0.9)),
     "OrthoGrad": lambda parameters: optim.OrthoGrad(torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.0)),
     "Wrapper": lambda parameters: optim.Wrapper(torch.optim.SGD(parameters, lr=0.01, momentum=0.9)),
     "GradientWrapper": lambda parameters: optim.GradientWrapper(torch.optim.Adam(parameters, lr=0.01)),
 }
 # Those that cannot work without a closure; the rest must also work after a plain backward().
-NEEDS_CLOSURE: set[str] = set()
-# Those that draw random numbers: their runs are repeatable, but not equal after a state has been loaded half-way.
-RANDOM: set[str] = set()
+NEEDS_CLOSURE: set[str] = {"SAM"}
 # Those that take complex parameters; all others refuse them by name.
 COMPLEX: set[str] = {"DiffGrad", "Wrapper"}
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()

@@ -14,7 +14,9 @@ Methods:
 - `DiffGrad`: Adam with a step that shrinks, entry by entry, where the gradient stands still.
 - `GradientNormalizedNewton`, `gradient_normalized_smoothness`: Newton steps with any `hessian_approximations` for
   functions of a vector (no torch optimizer: it minimizes by itself).
+- `GradientNoise`, `annealed_std`: noise on the gradients, less and less of it.
 - `OrthoGrad`: gradients without their part along the weights, at full length.
+- `SAM`: steps with the gradient of the worst neighbour; `perturbed` moves weights for a while.
 - `TrAct`, `tract_gradient`: a first layer whose weight gradient realises a step on its pre-activations, for any
   optimizer.
 """
@@ -23,27 +25,34 @@ from assay.optim import hessian_approximations
 from assay.optim.adahessian import AdaHessian
 from assay.optim.diffgrad import DiffGrad
 from assay.optim.directional_sharpness import CoordinateClipped, coordinate_clip
+from assay.optim.gradient_noise import GradientNoise, annealed_std
 from assay.optim.gradient_normalized_smoothness import (
     GradientNormalizedNewton,
     NewtonResult,
     gradient_normalized_smoothness,
 )
+from assay.optim.perturbed import perturbed
+from assay.optim.sharpness_aware_vit import SAM
 from assay.optim.softmax_collapse import OrthoGrad
 from assay.optim.tract import TrAct, tract_gradient
 from assay.optim.wrapper import GradientWrapper, Wrapper
 
 __all__ = [
+    "SAM",
     "AdaHessian",
     "CoordinateClipped",
     "DiffGrad",
+    "GradientNoise",
     "GradientNormalizedNewton",
     "GradientWrapper",
     "NewtonResult",
     "OrthoGrad",
     "TrAct",
     "Wrapper",
+    "annealed_std",
     "coordinate_clip",
     "gradient_normalized_smoothness",
     "hessian_approximations",
+    "perturbed",
     "tract_gradient",
 ]

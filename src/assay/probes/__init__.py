@@ -8,11 +8,13 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `CMD`, `Modes`: correlation mode decomposition and what it finds; `OnlineCMD`, `EmbeddedCMD` while training goes on,
   and `FrozenWeights`, the opponent of the latter.
 - `DMD`, `SnapshotPCA`: linear dynamics and linear subspace of the same snapshots.
+- `active_neurons`: how many hidden units are at work, by layer.
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
 """
 
 from assay.probes import checkpoints
+from assay.probes.active_neurons import active_neurons
 from assay.probes.cmd import CMD
 from assay.probes.directional_sharpness import Direction, compare_directions, directional_sharpness
 from assay.probes.dmd import DMD
@@ -33,6 +35,7 @@ __all__ = [
     "OnlineCMD",
     "SnapshotPCA",
     "Trajectory",
+    "active_neurons",
     "checkpoints",
     "compare_directions",
     "directional_sharpness",
