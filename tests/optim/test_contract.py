@@ -18,6 +18,7 @@ MADE = {
     "DiffGrad": lambda parameters: optim.DiffGrad(parameters, lr=0.01),
     "GradientNoise": lambda parameters: optim.GradientNoise(torch.optim.SGD(parameters, lr=0.01), eta=1e-3),
     "SAM": lambda parameters: optim.SAM(torch.optim.SGD(parameters, lr=0.01, momentum=0.9)),
+    "MFAC": lambda parameters: optim.MFAC(parameters, lr=1e-3, momentum=0.5, window=4, damp=1e-2),
     "OrthoGrad": lambda parameters: optim.OrthoGrad(torch.optim.AdamW(parameters, lr=0.01, weight_decay=0.0)),
     "Wrapper": lambda parameters: optim.Wrapper(torch.optim.SGD(parameters, lr=0.01, momentum=0.9)),
     "GradientWrapper": lambda parameters: optim.GradientWrapper(torch.optim.Adam(parameters, lr=0.01)),

@@ -15,6 +15,8 @@ Methods:
 - `GradientNormalizedNewton`, `gradient_normalized_smoothness`: Newton steps with any `hessian_approximations` for
   functions of a vector (no torch optimizer: it minimizes by itself).
 - `GradientNoise`, `annealed_std`: noise on the gradients, less and less of it.
+- `MFAC`: gradients times the inverse Fisher of the last ones; `StaticInverseFisher`, `DynamicInverseFisher` and
+  `obs_prune` are what it and pruning are made of.
 - `OrthoGrad`: gradients without their part along the weights, at full length.
 - `SAM`: steps with the gradient of the worst neighbour; `perturbed` moves weights for a while.
 - `TrAct`, `tract_gradient`: a first layer whose weight gradient realises a step on its pre-activations, for any
@@ -31,6 +33,8 @@ from assay.optim.gradient_normalized_smoothness import (
     NewtonResult,
     gradient_normalized_smoothness,
 )
+from assay.optim.inverse_fisher import DynamicInverseFisher, StaticInverseFisher
+from assay.optim.m_fac import MFAC, obs_prune
 from assay.optim.perturbed import perturbed
 from assay.optim.sharpness_aware_vit import SAM
 from assay.optim.softmax_collapse import OrthoGrad
@@ -38,21 +42,25 @@ from assay.optim.tract import TrAct, tract_gradient
 from assay.optim.wrapper import GradientWrapper, Wrapper
 
 __all__ = [
+    "MFAC",
     "SAM",
     "AdaHessian",
     "CoordinateClipped",
     "DiffGrad",
+    "DynamicInverseFisher",
     "GradientNoise",
     "GradientNormalizedNewton",
     "GradientWrapper",
     "NewtonResult",
     "OrthoGrad",
+    "StaticInverseFisher",
     "TrAct",
     "Wrapper",
     "annealed_std",
     "coordinate_clip",
     "gradient_normalized_smoothness",
     "hessian_approximations",
+    "obs_prune",
     "perturbed",
     "tract_gradient",
 ]

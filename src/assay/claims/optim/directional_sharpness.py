@@ -55,7 +55,7 @@ def sgd_direction_is_sharper(
     every=20,
     probed=64,
     lr=1e-3,
-    control_lr=1.0,
+    control_lr=0.3,
 ):
     """Medians over points of one trajectory, Adam's, of the logarithm of the sharpness on a fixed batch.
 
