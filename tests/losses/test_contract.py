@@ -34,6 +34,8 @@ def images():
 OTHERS["SSIMLoss"] = lambda: (losses.SSIMLoss(), images())
 OTHERS["MSSSIMLoss"] = lambda: (losses.MSSSIMLoss(), images())
 OTHERS["ContextualLoss"] = lambda: (losses.ContextualLoss(losses.patch_features, h=1.0), images())
+OTHERS["SigmoidContrastiveLoss"] = lambda: (losses.SigmoidContrastiveLoss(), drawn((8, 6), (8, 6)))
+OTHERS["SoftmaxContrastiveLoss"] = lambda: (losses.SoftmaxContrastiveLoss(), drawn((8, 6), (8, 6)))
 CLASSIFICATION["FocalLoss"] = lambda reduction: losses.FocalLoss(gamma=1.5, reduction=reduction)
 DENSE.add("FocalLoss")
 CLASSIFICATION["DualFocalLoss"] = lambda reduction: losses.DualFocalLoss(gamma=1.5, reduction=reduction)
@@ -114,6 +116,7 @@ def test_it_is_one_graph_for_the_compiler(name, monkeypatch):
     The tests' own checks of shapes, which the compiler cannot trace, are off.
     """
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    torch._dynamo.reset()  # what other losses have been compiled for does not count against this one
     loss, tensors = called(name)
     plain = loss(*tensors)
     (expected,) = torch.autograd.grad(plain, tensors[0])

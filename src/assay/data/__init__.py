@@ -9,9 +9,10 @@ Labelled sets come from `load`, as a `Split` of `Labelled` parts; whatever makes
 and whatever learns takes one (`assay.train.fit`) or walks it with `batches`. Pictures come from `photos`, as a dict of
 (c, h, w) tensors in [0, 1], split by picture by `photo_split`, and from `patches` of them; planted truths from
 `blobs`, `spirals`, `moons`, `sinusoids`, `linear_regression`, `friedman`, `piecewise_constant_signal`,
-`piecewise_constant_image`, `low_rank`; sentences from `markov_language`, whose words follow `zipf`; sums modulo a
-number from `modular_arithmetic`; scenes with objects to be found from `dense_digits`. Randomness comes from a seed
-(`load`) or a `torch.Generator` (the rest). The licence of everything that ships is in `LICENSES.md` beside this file.
+`piecewise_constant_image`, `low_rank`; sentences from `markov_language`, whose words follow `zipf`; pairs that belong
+together from `paired_halves`; sums modulo a number from `modular_arithmetic`; scenes with objects to be found from
+`dense_digits`. Randomness comes from a seed (`load`) or a `torch.Generator` (the rest). The licence of everything that
+ships is in `LICENSES.md` beside this file.
 """
 
 from .dense_digits import Scenes, dense_digits
@@ -28,6 +29,7 @@ from .generators import (
 )
 from .language import markov_language, zipf
 from .modular_arithmetic import modular_arithmetic
+from .paired_halves import paired_halves
 from .photo_split import photo_split
 from .photos import patches, photos
 from .remote import Unavailable
@@ -48,6 +50,7 @@ __all__ = [
     "markov_language",
     "modular_arithmetic",
     "moons",
+    "paired_halves",
     "patches",
     "photo_split",
     "photos",

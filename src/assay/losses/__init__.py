@@ -17,6 +17,7 @@ from .frozen_features import FrozenFeatures
 from .kernels import gaussian_gram, median_bandwidth
 from .metric_distances import metric_distances
 from .ms_ssim_training import MSSSIMLoss, SSIMLoss
+from .sigmoid_loss import SigmoidContrastiveLoss, SoftmaxContrastiveLoss
 from .stablemax import StableMaxCrossEntropy, log_stablemax, stablemax
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "FrozenFeatures",
     "MSSSIMLoss",
     "SSIMLoss",
+    "SigmoidContrastiveLoss",
+    "SoftmaxContrastiveLoss",
     "StableMaxCrossEntropy",
     "ball_order",
     "conditional_cs_divergence",
