@@ -15,6 +15,7 @@ Methods:
 - `GradientNormalizedNewton`, `gradient_normalized_smoothness`: Newton steps with any `hessian_approximations` for
   functions of a vector (no torch optimizer: it minimizes by itself).
 - `GradientNoise`, `annealed_std`: noise on the gradients, less and less of it.
+- `IGNITE`: a learning rule for surrogates, with `surrogate_sharpness`, `gradient_norm_penalty`, `ascend_designs`.
 - `MFAC`: gradients times the inverse Fisher of the last ones; `StaticInverseFisher`, `DynamicInverseFisher` and
   `obs_prune` are what it and pruning are made of.
 - `OrthoGrad`: gradients without their part along the weights, at full length.
@@ -33,6 +34,7 @@ from assay.optim.gradient_normalized_smoothness import (
     NewtonResult,
     gradient_normalized_smoothness,
 )
+from assay.optim.ignite import IGNITE, ascend_designs, gradient_norm_penalty, surrogate_sharpness
 from assay.optim.inverse_fisher import DynamicInverseFisher, StaticInverseFisher
 from assay.optim.m_fac import MFAC, obs_prune
 from assay.optim.perturbed import perturbed
@@ -42,6 +44,7 @@ from assay.optim.tract import TrAct, tract_gradient
 from assay.optim.wrapper import GradientWrapper, Wrapper
 
 __all__ = [
+    "IGNITE",
     "MFAC",
     "SAM",
     "AdaHessian",
@@ -57,10 +60,13 @@ __all__ = [
     "TrAct",
     "Wrapper",
     "annealed_std",
+    "ascend_designs",
     "coordinate_clip",
+    "gradient_norm_penalty",
     "gradient_normalized_smoothness",
     "hessian_approximations",
     "obs_prune",
     "perturbed",
+    "surrogate_sharpness",
     "tract_gradient",
 ]
