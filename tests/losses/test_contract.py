@@ -42,6 +42,8 @@ CLASSIFICATION["DualFocalLoss"] = lambda reduction: losses.DualFocalLoss(gamma=1
 DENSE.add("DualFocalLoss")
 CLASSIFICATION["StableMaxCrossEntropy"] = lambda reduction: losses.StableMaxCrossEntropy(reduction=reduction)
 DENSE.add("StableMaxCrossEntropy")
+CLASSIFICATION["CompSumLoss"] = lambda reduction: losses.CompSumLoss(tau=0.5, reduction=reduction)
+DENSE.add("CompSumLoss")
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
 public = [name for name in losses.__all__ if isinstance(getattr(losses, name), type) and name.endswith("Loss")]

@@ -8,6 +8,15 @@ finite, with finite gradients, at logits of any finite size.
 """
 
 from .cauchy_schwarz_bottleneck import CSIBLoss, conditional_cs_divergence, cs_divergence, cs_mutual_information
+from .comp_sum_losses import (
+    CompSumLoss,
+    SmoothAdversarialCompSum,
+    best_conditional_risk,
+    comp_sum_bound,
+    comp_sum_transform,
+    conditional_risk,
+    minimizability_gap,
+)
 from .contextual_loss import ContextualLoss, contextual_similarity, patch_features
 from .distance_correlation import distance_correlation
 from .dual_focal_loss import DualFocalLoss
@@ -19,10 +28,12 @@ from .metric_distances import metric_distances
 from .ms_ssim_training import MSSSIMLoss, SSIMLoss
 from .sigmoid_loss import SigmoidContrastiveLoss, SoftmaxContrastiveLoss
 from .stablemax import StableMaxCrossEntropy, log_stablemax, stablemax
+from .worst_case import worst_case
 
 __all__ = [
     "BallOrder",
     "CSIBLoss",
+    "CompSumLoss",
     "ContextualLoss",
     "DualFocalLoss",
     "FCCovLoss",
@@ -31,10 +42,15 @@ __all__ = [
     "MSSSIMLoss",
     "SSIMLoss",
     "SigmoidContrastiveLoss",
+    "SmoothAdversarialCompSum",
     "SoftmaxContrastiveLoss",
     "StableMaxCrossEntropy",
     "ball_order",
+    "best_conditional_risk",
+    "comp_sum_bound",
+    "comp_sum_transform",
     "conditional_cs_divergence",
+    "conditional_risk",
     "contextual_similarity",
     "cs_divergence",
     "cs_mutual_information",
@@ -44,8 +60,10 @@ __all__ = [
     "log_stablemax",
     "median_bandwidth",
     "metric_distances",
+    "minimizability_gap",
     "patch_features",
     "prior_bias",
     "sigmoid_focal_loss",
     "stablemax",
+    "worst_case",
 ]

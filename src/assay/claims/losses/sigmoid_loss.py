@@ -12,12 +12,9 @@ from assay.lab import Tune, all_of, at_most, claim, higher, ratio
 from assay.losses import SigmoidContrastiveLoss, SoftmaxContrastiveLoss
 from assay.metrics.memory import peak_memory
 
-TUNED = {
-    "sigmoid_small": 1e-3,
-    "softmax_small": 1e-3,
-    "sigmoid_large": 3e-3,
-    "softmax_large": 3e-3,
-}
+# Learning rates: the best of 3e-4, 1e-3, 3e-3, 1e-2, 3e-2 for each by recall on held-out training images, seeds 1000
+# and 1001 (26 November 2026), where they were 0.526, 0.550, 0.125 and 0.393.
+TUNED = {"sigmoid_small": 1e-3, "softmax_small": 1e-3, "sigmoid_large": 1e-3, "softmax_large": 3e-3}
 SMOKE = dict(train=64, test=50, epochs=1)
 LEFT_OUT = (
     "image and text towers on WebLI; here the left and the right half of Fashion-MNIST images, two small CNNs",

@@ -13,12 +13,16 @@ from assay.optim import SAM
 from assay.probes import active_neurons
 from assay.train import accuracy, fit
 
+# The best by accuracy on held-out training images, seeds 1000 and 1001 (26 November 2026). AdamW, and AdamW with twice
+# the epochs: rates 5e-4, 1e-3, 2e-3 x decays 0.05, 0.3; SGD: rates 0.05, 0.1, 0.2, 0.4. SAM takes the rate and decay of its
+# base and its rho from 0.02, 0.05, 0.1, 0.2, and, as the least was the best for the transformer, 0.01 and 0.005 there:
+# 0.805 at 0.005, 0.800 at 0.01, 0.797 at 0.02, 0.778 at 0.05, 0.752 at 0.1, 0.707 at 0.2; AdamW had 0.797.
 TUNED = {
-    "vit_adamw": dict(lr=2e-3, weight_decay=0.3),
-    "vit_adamw_2x": dict(lr=2e-3, weight_decay=0.3),
-    "vit_sam": dict(lr=2e-3, weight_decay=0.3, rho=0.1),
-    "resnet_sgd": dict(lr=0.1, weight_decay=5e-4),
-    "resnet_sam": dict(lr=0.1, weight_decay=5e-4, rho=0.1),
+    "vit_adamw": dict(lr=1e-3, weight_decay=0.05),
+    "vit_adamw_2x": dict(lr=2e-3, weight_decay=0.05),
+    "vit_sam": dict(lr=1e-3, weight_decay=0.05, rho=0.005),
+    "resnet_sgd": dict(lr=0.2, weight_decay=5e-4),
+    "resnet_sam": dict(lr=0.2, weight_decay=5e-4, rho=0.05),
 }
 SMOKE = dict(train=64, test=50, epochs=1, d=8, depth=2, widths=(2, 4, 4))
 PAPER = dict(dataset="cifar10", train=50_000, test=10_000, epochs=300, patch=4, d=384, depth=12, widths=(64, 128, 256))
