@@ -50,8 +50,12 @@ public = [name for name in losses.__all__ if isinstance(getattr(losses, name), t
 EVERY = [*CLASSIFICATION, *OTHERS]
 
 
+# Called with a network, not with tensors alone; its own tests do what is done here.
+ELSEWHERE = {"SymFaceLoss"}
+
+
 def test_every_public_loss_is_here():
-    assert set(public) <= set(EVERY)
+    assert set(public) <= {*EVERY, *ELSEWHERE}
 
 
 def batch(classes=5, n=8, *extra, dtype=torch.float32, device="cpu"):

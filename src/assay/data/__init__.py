@@ -10,9 +10,9 @@ and whatever learns takes one (`assay.train.fit`) or walks it with `batches`. Pi
 (c, h, w) tensors in [0, 1], split by picture by `photo_split`, and from `patches` of them; planted truths from
 `blobs`, `spirals`, `moons`, `sinusoids`, `linear_regression`, `friedman`, `piecewise_constant_signal`,
 `piecewise_constant_image`, `low_rank`; sentences from `markov_language`, whose words follow `zipf`; pairs that belong
-together from `paired_halves`; sums modulo a number from `modular_arithmetic`; scenes with objects to be found from
-`dense_digits`. Randomness comes from a seed (`load`) or a `torch.Generator` (the rest). The licence of everything that
-ships is in `LICENSES.md` beside this file.
+together from `paired_halves`; sums modulo a number from `modular_arithmetic`; faces from `parametric_faces`; scenes
+with objects to be found from `dense_digits`. Randomness comes from a seed (`load`) or a `torch.Generator` (the rest).
+The licence of everything that ships is in `LICENSES.md` beside this file.
 """
 
 from .dense_digits import Scenes, dense_digits
@@ -30,12 +30,14 @@ from .generators import (
 from .language import markov_language, zipf
 from .modular_arithmetic import modular_arithmetic
 from .paired_halves import paired_halves
+from .parametric_faces import Faces, parametric_faces
 from .photo_split import photo_split
 from .photos import patches, photos
 from .remote import Unavailable
 from .split import Labelled, Split, batches, load
 
 __all__ = [
+    "Faces",
     "Labelled",
     "Scenes",
     "Split",
@@ -51,6 +53,7 @@ __all__ = [
     "modular_arithmetic",
     "moons",
     "paired_halves",
+    "parametric_faces",
     "patches",
     "photo_split",
     "photos",

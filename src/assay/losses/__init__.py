@@ -7,6 +7,7 @@ finite, with finite gradients, at logits of any finite size.
 
 """
 
+from .arcface import ArcFace
 from .cauchy_schwarz_bottleneck import CSIBLoss, conditional_cs_divergence, cs_divergence, cs_mutual_information
 from .comp_sum_losses import (
     CompSumLoss,
@@ -28,9 +29,11 @@ from .metric_distances import metric_distances
 from .ms_ssim_training import MSSSIMLoss, SSIMLoss
 from .sigmoid_loss import SigmoidContrastiveLoss, SoftmaxContrastiveLoss
 from .stablemax import StableMaxCrossEntropy, log_stablemax, stablemax
+from .symface import SymFaceLoss, frontness, split_face
 from .worst_case import worst_case
 
 __all__ = [
+    "ArcFace",
     "BallOrder",
     "CSIBLoss",
     "CompSumLoss",
@@ -45,6 +48,7 @@ __all__ = [
     "SmoothAdversarialCompSum",
     "SoftmaxContrastiveLoss",
     "StableMaxCrossEntropy",
+    "SymFaceLoss",
     "ball_order",
     "best_conditional_risk",
     "comp_sum_bound",
@@ -56,6 +60,7 @@ __all__ = [
     "cs_mutual_information",
     "distance_correlation",
     "frechet_cumulative_covariance",
+    "frontness",
     "gaussian_gram",
     "log_stablemax",
     "median_bandwidth",
@@ -64,6 +69,7 @@ __all__ = [
     "patch_features",
     "prior_bias",
     "sigmoid_focal_loss",
+    "split_face",
     "stablemax",
     "worst_case",
 ]

@@ -14,9 +14,9 @@ from assay.probes import active_neurons
 from assay.train import accuracy, fit
 
 # The best by accuracy on held-out training images, seeds 1000 and 1001 (26 November 2026). AdamW, and AdamW with twice
-# the epochs: rates 5e-4, 1e-3, 2e-3 x decays 0.05, 0.3; SGD: rates 0.05, 0.1, 0.2, 0.4. SAM takes the rate and decay of its
-# base and its rho from 0.02, 0.05, 0.1, 0.2, and, as the least was the best for the transformer, 0.01 and 0.005 there:
-# 0.805 at 0.005, 0.800 at 0.01, 0.797 at 0.02, 0.778 at 0.05, 0.752 at 0.1, 0.707 at 0.2; AdamW had 0.797.
+# the epochs: rates 5e-4, 1e-3, 2e-3 x decays 0.05, 0.3; SGD: rates 0.05, 0.1, 0.2, 0.4. SAM takes the rate and decay
+# of its base and its rho from 0.02, 0.05, 0.1, 0.2, and, as the least was the best for the transformer, 0.01 and
+# 0.005 there: 0.805 at 0.005, 0.800 at 0.01, 0.797 at 0.02, 0.778 at 0.05, 0.752 at 0.1, 0.707 at 0.2; AdamW had 0.797.
 TUNED = {
     "vit_adamw": dict(lr=1e-3, weight_decay=0.05),
     "vit_adamw_2x": dict(lr=2e-3, weight_decay=0.05),
