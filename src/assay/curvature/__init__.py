@@ -7,9 +7,11 @@ Everything rests on products with vectors. Two forms of them:
 - after the fact, a linear operator on flat vectors: `Hessian(model, loss, inputs, targets)`, whose `matvec` is what
   `lanczos`, `top_eigenvalues` and `hutchinson_trace` take. These take any symmetric `matvec`, a matrix's too.
 
+`batch_hessian_spectrum` looks at the ends of the spectra of batches, and `spiked_eigenvalue` says where they should be;
 `per_sample_gradients` gives the gradient of each example by itself, (n, P).
 """
 
+from assay.curvature.batch_hessian import Extremes, batch_hessian_spectrum, effective_batch, spiked_eigenvalue
 from assay.curvature.eigenvalues import Eigen, top_eigenvalues
 from assay.curvature.hessian import Hessian
 from assay.curvature.hutchinson import Trace, hutchinson_diagonal, hutchinson_trace, rademacher
@@ -19,14 +21,18 @@ from assay.curvature.products import hvp
 
 __all__ = [
     "Eigen",
+    "Extremes",
     "Hessian",
     "Trace",
     "Tridiagonal",
+    "batch_hessian_spectrum",
+    "effective_batch",
     "hutchinson_diagonal",
     "hutchinson_trace",
     "hvp",
     "lanczos",
     "per_sample_gradients",
     "rademacher",
+    "spiked_eigenvalue",
     "top_eigenvalues",
 ]

@@ -20,12 +20,20 @@ Methods:
   `obs_prune` are what it and pruning are made of.
 - `OrthoGrad`: gradients without their part along the weights, at full length.
 - `SAM`: steps with the gradient of the worst neighbour; `perturbed` moves weights for a while.
+- `LanczosLearningRate`, `lanczos_rate`, `polyak_rate`, `scale_learning_rate`: rates from spectra and batch sizes.
 - `TrAct`, `tract_gradient`: a first layer whose weight gradient realises a step on its pre-activations, for any
   optimizer.
 """
 
 from assay.optim import hessian_approximations
 from assay.optim.adahessian import AdaHessian
+from assay.optim.batch_hessian_learning_rates import (
+    LanczosLearningRate,
+    Rate,
+    lanczos_rate,
+    polyak_rate,
+    scale_learning_rate,
+)
 from assay.optim.diffgrad import DiffGrad
 from assay.optim.directional_sharpness import CoordinateClipped, coordinate_clip
 from assay.optim.gradient_noise import GradientNoise, annealed_std
@@ -54,8 +62,10 @@ __all__ = [
     "GradientNoise",
     "GradientNormalizedNewton",
     "GradientWrapper",
+    "LanczosLearningRate",
     "NewtonResult",
     "OrthoGrad",
+    "Rate",
     "StaticInverseFisher",
     "TrAct",
     "Wrapper",
@@ -65,8 +75,11 @@ __all__ = [
     "gradient_norm_penalty",
     "gradient_normalized_smoothness",
     "hessian_approximations",
+    "lanczos_rate",
     "obs_prune",
     "perturbed",
+    "polyak_rate",
+    "scale_learning_rate",
     "surrogate_sharpness",
     "tract_gradient",
 ]
