@@ -27,6 +27,14 @@ from .frozen_features import FrozenFeatures
 from .kernels import gaussian_gram, median_bandwidth
 from .metric_distances import metric_distances
 from .ms_ssim_training import MSSSIMLoss, SSIMLoss
+from .perceptual_losses import (
+    FeatureReconstructionLoss,
+    GramStyleLoss,
+    TotalVariation,
+    gram_matrix,
+    style_objective,
+    stylize_by_optimization,
+)
 from .sigmoid_loss import SigmoidContrastiveLoss, SoftmaxContrastiveLoss
 from .stablemax import StableMaxCrossEntropy, log_stablemax, stablemax
 from .symface import SymFaceLoss, frontness, split_face
@@ -40,8 +48,10 @@ __all__ = [
     "ContextualLoss",
     "DualFocalLoss",
     "FCCovLoss",
+    "FeatureReconstructionLoss",
     "FocalLoss",
     "FrozenFeatures",
+    "GramStyleLoss",
     "MSSSIMLoss",
     "SSIMLoss",
     "SigmoidContrastiveLoss",
@@ -49,6 +59,7 @@ __all__ = [
     "SoftmaxContrastiveLoss",
     "StableMaxCrossEntropy",
     "SymFaceLoss",
+    "TotalVariation",
     "ball_order",
     "best_conditional_risk",
     "comp_sum_bound",
@@ -62,6 +73,7 @@ __all__ = [
     "frechet_cumulative_covariance",
     "frontness",
     "gaussian_gram",
+    "gram_matrix",
     "log_stablemax",
     "median_bandwidth",
     "metric_distances",
@@ -71,5 +83,7 @@ __all__ = [
     "sigmoid_focal_loss",
     "split_face",
     "stablemax",
+    "style_objective",
+    "stylize_by_optimization",
     "worst_case",
 ]
