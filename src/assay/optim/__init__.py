@@ -18,6 +18,7 @@ Methods:
 - `IGNITE`: a learning rule for surrogates, with `surrogate_sharpness`, `gradient_norm_penalty`, `ascend_designs`.
 - `MFAC`: gradients times the inverse Fisher of the last ones; `StaticInverseFisher`, `DynamicInverseFisher` and
   `obs_prune` are what it and pruning are made of.
+- `MixedPrecision`, `LossScaler`, `round_to_half`, `rounded_layers`: half precision stored, single precision summed.
 - `OrthoGrad`: gradients without their part along the weights, at full length.
 - `SAM`: steps with the gradient of the worst neighbour; `perturbed` moves weights for a while.
 - `LanczosLearningRate`, `lanczos_rate`, `polyak_rate`, `scale_learning_rate`: rates from spectra and batch sizes.
@@ -45,6 +46,7 @@ from assay.optim.gradient_normalized_smoothness import (
 from assay.optim.ignite import IGNITE, ascend_designs, gradient_norm_penalty, surrogate_sharpness
 from assay.optim.inverse_fisher import DynamicInverseFisher, StaticInverseFisher
 from assay.optim.m_fac import MFAC, obs_prune
+from assay.optim.mixed_precision import LossScaler, MixedPrecision, round_to_half, rounded_layers
 from assay.optim.perturbed import perturbed
 from assay.optim.sharpness_aware_vit import SAM
 from assay.optim.softmax_collapse import OrthoGrad
@@ -63,6 +65,8 @@ __all__ = [
     "GradientNormalizedNewton",
     "GradientWrapper",
     "LanczosLearningRate",
+    "LossScaler",
+    "MixedPrecision",
     "NewtonResult",
     "OrthoGrad",
     "Rate",
@@ -79,6 +83,8 @@ __all__ = [
     "obs_prune",
     "perturbed",
     "polyak_rate",
+    "round_to_half",
+    "rounded_layers",
     "scale_learning_rate",
     "surrogate_sharpness",
     "tract_gradient",

@@ -8,6 +8,7 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `CMD`, `Modes`: correlation mode decomposition and what it finds; `OnlineCMD`, `EmbeddedCMD` while training goes on,
   and `FrozenWeights`, the opponent of the latter.
 - `DMD`, `SnapshotPCA`: linear dynamics and linear subspace of the same snapshots.
+- `exponent_histogram`: where numbers lie on the scale of powers of two.
 - `active_neurons`: how many hidden units are at work, by layer.
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
@@ -19,6 +20,7 @@ from assay.probes.cmd import CMD
 from assay.probes.directional_sharpness import Direction, compare_directions, directional_sharpness
 from assay.probes.dmd import DMD
 from assay.probes.embedded_cmd import EmbeddedCMD, FrozenWeights
+from assay.probes.exponent_histogram import ExponentHistogram, exponent_histogram
 from assay.probes.modes import Modes
 from assay.probes.online_cmd import OnlineCMD
 from assay.probes.snapshot_pca import SnapshotPCA
@@ -30,6 +32,7 @@ __all__ = [
     "DMD",
     "Direction",
     "EmbeddedCMD",
+    "ExponentHistogram",
     "FrozenWeights",
     "Modes",
     "OnlineCMD",
@@ -39,6 +42,7 @@ __all__ = [
     "checkpoints",
     "compare_directions",
     "directional_sharpness",
+    "exponent_histogram",
     "nlm_alignment",
     "record",
     "softmax_collapse",
