@@ -38,6 +38,7 @@ OTHERS["SigmoidContrastiveLoss"] = lambda: (losses.SigmoidContrastiveLoss(), dra
 OTHERS["SoftmaxContrastiveLoss"] = lambda: (losses.SoftmaxContrastiveLoss(), drawn((8, 6), (8, 6)))
 OTHERS["FeatureReconstructionLoss"] = lambda: (losses.FeatureReconstructionLoss(), images())
 OTHERS["GramStyleLoss"] = lambda: (losses.GramStyleLoss(style=images()[1][:1]), images()[:1])
+OTHERS["S3IM"] = lambda: (losses.S3IM(repeats=2), [pixels.sigmoid() for pixels in drawn((64, 3), (64, 3))])
 CLASSIFICATION["FocalLoss"] = lambda reduction: losses.FocalLoss(gamma=1.5, reduction=reduction)
 DENSE.add("FocalLoss")
 CLASSIFICATION["DualFocalLoss"] = lambda reduction: losses.DualFocalLoss(gamma=1.5, reduction=reduction)

@@ -35,12 +35,14 @@ from .perceptual_losses import (
     style_objective,
     stylize_by_optimization,
 )
+from .s3im import S3IM
 from .sigmoid_loss import SigmoidContrastiveLoss, SoftmaxContrastiveLoss
 from .stablemax import StableMaxCrossEntropy, log_stablemax, stablemax
 from .symface import SymFaceLoss, frontness, split_face
 from .worst_case import worst_case
 
 __all__ = [
+    "S3IM",
     "ArcFace",
     "BallOrder",
     "CSIBLoss",
