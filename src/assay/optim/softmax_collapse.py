@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -47,14 +49,24 @@ class OrthoGrad(GradientWrapper):
 
     def change(self, parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
         """The parts across, as long as the gradients were."""
-        weights = [p.detach() for p in parameters]
-        along = [each.sum() for each in torch._foreach_mul(weights, gradients)]
-        squares = torch._foreach_pow(torch._foreach_norm(weights), 2.0)
-        shares = [torch.where(s > 0, a / s, 0.0) for a, s in zip(along, squares, strict=True)]
-        across = torch._foreach_sub(gradients, torch._foreach_mul(weights, shares))
-        lengths, left = torch._foreach_norm(gradients), torch._foreach_norm(across)
-        scales = []
-        for g, length, rest in zip(gradients, lengths, left, strict=True):
-            rounding = torch.finfo(g.dtype).eps * max(8.0, g.numel() ** 0.5)
-            scales.append(torch.where(rest > rounding * length, length / rest, 0.0))
-        return list(torch._foreach_mul(across, scales))
+        changed: dict[int, Tensor] = {}
+        together: dict[Any, list[int]] = {}
+        for i, g in enumerate(gradients):
+            together.setdefault((g.device, g.dtype), []).append(i)
+        for rows in together.values():
+            found = _across([parameters[i].detach() for i in rows], [gradients[i] for i in rows])
+            changed |= zip(rows, found, strict=True)
+        return [changed[i] for i in range(len(gradients))]
+
+
+def _across(weights: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+    """For tensors of one kind; the numbers of all of them side by side, so that each step is one operation."""
+    along = torch.stack([product.sum() for product in torch._foreach_mul(weights, gradients)])
+    squares = torch.stack(torch._foreach_norm(weights)).square()
+    shares = torch.where(squares > 0, along / squares, 0.0)
+    across = torch._foreach_sub(gradients, torch._foreach_mul(weights, list(shares.unbind())))
+    lengths, left = torch.stack(torch._foreach_norm(gradients)), torch.stack(torch._foreach_norm(across))
+    roots = torch.tensor([max(8.0, g.numel() ** 0.5) for g in gradients]).to(left)
+    rounding = torch.finfo(left.dtype).eps * roots
+    scales = torch.where(left > rounding * lengths, lengths / left, 0.0)
+    return list(torch._foreach_mul(across, list(scales.unbind())))
