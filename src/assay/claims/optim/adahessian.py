@@ -30,10 +30,10 @@ OPTIMIZERS = {
     holds=higher("test_accuracy", "adahessian", than="adam"),
     tune={
         "lr": {
-            "adahessian": (0.05, 0.15, 0.5),
-            "adam": (3e-4, 1e-3, 3e-3),
-            "adamw": (1e-3, 3e-3, 1e-2),
-            "sgd_momentum": (0.03, 0.1, 0.3),
+            "adahessian": (0.05, 0.15, 0.5, 1.5),
+            "adam": (3e-4, 1e-3, 3e-3, 1e-2),
+            "adamw": (1e-3, 3e-3, 1e-2, 3e-2),
+            "sgd_momentum": (0.03, 0.1, 0.3, 1.0),
         }
     },
     smoke=dict(train=32, test=50, epochs=1, widths=(2, 4, 4), batch_size=32),

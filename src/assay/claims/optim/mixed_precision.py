@@ -23,7 +23,7 @@ LEFT_OUT = (
     arms=("mixed", "float32"),
     holds=higher("test_accuracy", "mixed", than="float32", by=-0.005),
     together=True,
-    tune=Tune({"lr": (0.03, 0.1, 0.3)}, by="test_accuracy", best="max", arm="float32"),
+    tune=Tune({"lr": (0.03, 0.1, 0.3, 1.0)}, by="test_accuracy", best="max", arm="float32"),
     smoke=dict(train=64, test=50, widths=(2, 4, 4), epochs=1),
     paper=dict(dataset="cifar10", train=50_000, test=10_000, widths=(64, 128, 256), epochs=160),
     reported={"ResNet-50 on ImageNet, top-1 (table 1)": "75.92 % in single, 76.04 % in mixed precision"},
