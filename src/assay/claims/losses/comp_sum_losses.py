@@ -40,10 +40,10 @@ LEFT_OUT = (
         {
             "lr": (1e-3, 3e-3),
             "knob": {
-                "adv_comp_sum": (0.3, 1.0, 3.0),
-                "trades": (1.0, 3.0, 6.0),
-                "pgd_training": (0.0, 0.0, 0.0),
-                "standard": (0.0, 0.0, 0.0),
+                "adv_comp_sum": (0.03, 0.1, 0.3, 1.0, 3.0),
+                "trades": (1.0, 3.0, 6.0, 12.0, 24.0),
+                "pgd_training": (0.0, 0.0, 0.0, 0.0, 0.0),
+                "standard": (0.0, 0.0, 0.0, 0.0, 0.0),
             },
         },
         by="robust_accuracy",

@@ -13,7 +13,7 @@ from assay.losses import ArcFace, SymFaceLoss, split_face
 SPREAD = 0.25
 SMOKE = dict(identities=6, per_identity=4, unseen=4, epochs=1, pairs=60)
 KNOBS = {
-    "arcface_symface": (0.1, 0.3, 1.0, 3.0),
+    "arcface_symface": (0.01, 0.1, 0.3, 1.0),
     "arcface": (0.0, 0.0, 0.0, 0.0),
     "arcface_flip": (0.0, 0.0, 0.0, 0.0),
     "arcface_halves_as_samples": (0.0, 0.0, 0.0, 0.0),
