@@ -59,6 +59,11 @@ def generalisation(
     """Root mean square errors on standardised targets; the epoch that is best on validation data is the one tested.
 
     Every arm has one knob of four values: beta, the weight decay, or for plain squared error the learning rate.
+
+    Undecided, with no sign of an advantage: 0.320 against 0.316 (squared error), 0.311 (variational) and 0.309
+    (weight decay) in units of the target's standard deviation, of which seeds alone make up 0.03. The tuned beta is
+    0.01, at which the bottleneck hardly compresses. Values agree with the authors' code. With six hundred examples
+    and early stopping for all, no regulariser here does much.
     """
     scores = {}
     for name, parts in datasets(seed, points, digits, validate).items():

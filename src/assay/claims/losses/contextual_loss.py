@@ -57,6 +57,11 @@ def matches_distribution(
     The knob of the contextual loss is h, that of the adversarial pair (non-saturating, as many steps of the critic) the
     weight of the gradient penalty at real points (R1). `energy_distance` trains on the measure itself and shows what
     can be had. Tuning judges by target points of its own.
+
+    Undecided against the GAN, and holds against absolute error by far: an energy distance of 0.046 for the contextual
+    loss, 0.025 for the GAN, 1.09 for absolute error, which goes to the middle, and 0.011 for training on the measure
+    itself. Two hundred target samples in two dimensions are few for nobody here; with a tuned gradient penalty the
+    GAN is stable, and follows densities where the contextual loss asks only that every target has an output near it.
     """
     generator = torch.Generator().manual_seed(seed)
     shape = ("moons", "spiral", "gaussians")[seed % 3]

@@ -68,6 +68,12 @@ def calibration(
 
     Cross-entropy has nothing to choose, nor has the sample-dependent focal loss (gamma 5 where the right class has less
     than 0.2, else 3). The learning rate is common to all.
+
+    Fails against focal loss, and holds against cross-entropy at equal accuracy: the calibration error is 0.054 for
+    the dual loss, 0.021 for focal loss and 0.106 for cross-entropy. Both focal losses chose gamma 3. At one gamma the
+    dual factor is the larger, so that it pushes confidences down less: it stays over-confident by 0.053 where focal
+    loss ends at -0.007. The paper's case is focal loss that has become under-confident; at a tuned gamma, on two
+    thousand images, it has not.
     """
     split = data.load(dataset, train=train, test=test, seed=seed, validate=validate)
     loss = {

@@ -64,6 +64,13 @@ def recovers_predictor(arm, seed, *, points=400, test=500, steps=400, rate=1e-3,
     Each arm has two settings of two values: the learning rate and the weight of the penalty (of the weights, where
     there is no penalty of the covariance), or the ridge and the width of both kernels in medians. Tuning draws other
     points, and test points apart from those of the claim.
+
+    Fails against the network that regresses an embedding of the response (0.915 against 0.946), and is undecided
+    against the kernel method (0.899). Value and gradient agree with the triple sum, and the opponent by martingale
+    differences, which is trained the same way, does as well or better (0.97 with distributions, 0.95 with numbers,
+    once 0.80 +- 0.38 with matrices). With one predictor, four hundred points and no outliers there is nothing that
+    robustness to them could win, and a squared error of classical scaling, which is nearly one-dimensional here,
+    wastes least of the data.
     """
     x, unseen = predictors(seed, points, test, validate)
     scores = {}

@@ -35,6 +35,13 @@ def reconstruction_quality(arm, seed, *, train=4_000, test=500, size=64, epochs=
     """Patches of 64 x 64 leave room for three scales; the code has 8 x 8 x 4 numbers for 4,096 pixels.
 
     `high_frequencies` is the share of spectral energy above a quarter of the sampling rate.
+
+    Fails, clearly: a deviation of 0.141 against 0.100 (squared error) and 0.114 (absolute error), and a PSNR of 22.9
+    against 24.9. The loss does what it says: on unseen patches the network trained with it has the higher MS-SSIM
+    (0.923 against 0.901, seed 0), after fifteen epochs as well (0.932 against 0.919). But of three scales the finest
+    has a weight of 7 %, and it is fine edges that the independent measure looks at, on images halved once; with
+    sixteen pixels to a number of the code, edges are what MS-SSIM lets go first. People, whom the paper asked, may
+    see it otherwise.
     """
     learn, judge = data.photo_split(color=False, validate=validate)
     generator = torch.Generator().manual_seed(seed)

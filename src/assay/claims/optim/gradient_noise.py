@@ -59,6 +59,10 @@ def poor_initialisation(
 
     `noise_once_at_init` adds to the weights, before the first step and never again, what the noise would have added up
     to in a hundred steps: it tells whether the noise is merely a late random initialisation.
+
+    Holds: 84.5 % with the noise, chance without. Noise that does not decay does as well (88.7 %, at its smallest
+    variance), and weights shifted once, by what the noise adds up to in a hundred steps, stay at chance: it is not a
+    late random initialisation of that size alone. The decay is not what does it in six thousand steps.
     """
     split = data.load(dataset, train=train, test=test, seed=seed, validate=validate)
     network = deep(split, depth, width, std=0.0, seed=seed)

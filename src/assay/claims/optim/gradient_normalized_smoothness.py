@@ -36,6 +36,12 @@ def approximate_hessian_converges(arms, seed, *, n=100, m=200, budget=2000, gap=
 
     All start at (1, ..., 1) and stop at the same gap; all but L-BFGS and Newton's plain method measure in the metric
     $A^\\top A$. A run that does not get there counts as the whole budget.
+
+    Fails by the factor that was asked for, not by its direction: with the Gauss-Newton matrix the method takes 62
+    iterations where the gradient method takes 254, a quarter and not a fifth, and the exact Hessian 23, well within
+    five times. The gradient method is a strong one here, as it works in the metric of the problem and searches along
+    every step; L-BFGS without that metric takes 212. Newton's plain method never gets there, so that the damping is
+    needed.
     """
     results = {arm: {"by_mu": np.zeros(len(MUS)), "seconds": 0.0} for arm in arms}
     for i, mu in enumerate(MUS):

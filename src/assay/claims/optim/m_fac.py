@@ -73,6 +73,10 @@ def pruning_accuracy(
     The Fisher matrix is taken anew in every round, from the mean gradients of `gradients` batches of 16, at the weights
     of that round; the share that is gone falls geometrically. With blocks of one coordinate the matrix is diagonal and
     moves no other weight. Magnitude ranks all layers together, as the others do.
+
+    Undecided against blocks of fifty coordinates, and holds against the diagonal and magnitude: 82.0 % for the full
+    matrix, 80.2 % for blocks, 75.1 % for the diagonal, 60.5 % by magnitude, of 82.7 % before 85 % of the weights
+    went. With five seeds the reach beyond blocks is worth 1.8 points, give or take 2.1.
     """
     split = data.load("fashion", train=train, test=test, seed=seed, validate=validate)
     torch.manual_seed(seed)

@@ -67,7 +67,14 @@ def vit_accuracy(
     depth=4,
     widths=(8, 16, 32),
 ):
-    """Twice the epochs make up for SAM's two gradients a step. Gain: accuracy less that of the base optimizer alone."""
+    """Twice the epochs make up for SAM's two gradients a step. Gain: accuracy less that of the base optimizer alone.
+
+    Fails against AdamW with twice the epochs, undecided elsewhere: 80.7 % with SAM, 80.9 % with AdamW, 81.1 % at
+    twice the epochs; the residual network has 83.4 and 83.8 %. Tuning chose the smallest radius that was tried
+    (0.005), and every larger one lost: in fifteen epochs of three thousand images the transformer has not fitted the
+    training set, and sharp minima are not yet its trouble. The paper's are of 300 epochs. Steps agree with the two
+    lines of the algorithm written out.
+    """
     split = data.load(dataset, train=train, test=test, seed=seed)
     results = {}
     for arm in arms:
