@@ -36,6 +36,8 @@ bench: .venv/test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python bench/cmd_peers.py --out docs/bench/cmd.md
 	$(BIN)/python bench/curvature_peers.py --out docs/bench/curvature.md
+	$(BIN)/python bench/optim_peers.py --out docs/bench/optim.md
+	$(BIN)/python bench/loss_peers.py --out docs/bench/losses.md
 
 nightly: .venv/test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly
