@@ -57,6 +57,12 @@ def novel_view_error(
 
     The knob is the weight of S3IM or of the local structural similarity, or the width of Charbonnier's loss. The local
     arm draws sixteen patches of 8 x 8 neighbours, as many rays. Tuning sees scenes and views of its own.
+
+    Fails: a test error of 6.5e-4 against 4.5e-4 (32.4 and 34.3 dB). The smallest of four weights, 0.03, was the best,
+    as it was for structural similarity of neighbours (7.1e-4), and none helps the measure either (SSIM 0.939 against
+    0.962). Value and gradient agree with the authors' code to the last digit of single precision. Rays of these
+    formulas have no noise and no wrong poses, and a grid of 48^3 fits ten views of 48 x 48 by squared error alone;
+    the paper's gains of a factor of ten are on scenes where that fails.
     """
     scene = Scene(2 * seed + validate)
     with torch.no_grad():
