@@ -76,6 +76,12 @@ def robust_and_clean(
 
     Robust is what withstands both an attack on the cross-entropy and one on the margin, each of two restarts of thirty
     steps.
+
+    Fails on robust accuracy, undecided on clean: 45.4 and 67.5 % against TRADES's 48.8 and 70.9 %; plain adversarial
+    training has 45.5 and 64.6 %, training without an adversary 3.6 and 75.4 %. Of five weights each, 0.3 was the best
+    nu and 12 the best beta; the larger of two rates was the best for all. The loss is right on linear models, where
+    its supremum is known. A norm of the change of all margins, as strong for examples that are still misclassified,
+    asks much of a network of 25,000 weights in six epochs; the paper's have a thousand times as many, and more.
     """
     split = data.load("fashion", train=train, test=test, seed=seed, validate=validate)
     torch.manual_seed(seed)
