@@ -248,3 +248,26 @@ def test_what_is_refused():
         obs_prune(torch.ones(3), inverse, 0.5, torch.ones(2, dtype=torch.bool))
     with pytest.raises(ValueError, match=r"below the 0\.6667 that is gone"):
         obs_prune(torch.ones(3), inverse, 0.1, torch.tensor([True, False, False]))
+
+
+def test_without_gradients_nothing_moves_and_nothing_is_kept():
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = MFAC([weight], window=1)
+    assert optimizer.step(lambda: 3.0) == 3.0
+    assert torch.equal(weight.detach(), torch.ones(2))
+    assert "fisher" not in optimizer.state_dict()
+    weight.grad = torch.ones(2)
+    optimizer.step()
+    assert optimizer.state_dict()["fisher"]["grads"].shape == (1, 2)
+
+
+def test_pruning_nothing_more_changes_nothing():
+    inverse = StaticInverseFisher(torch.from_numpy(np.random.default_rng(0).normal(size=(4, 5))), damp=0.1)
+    w = torch.linspace(1, 2, 5, dtype=torch.float64)
+    pruned, kept = obs_prune(w, inverse, 0.0)
+    assert torch.equal(pruned, w)
+    assert kept.all()
+    mask = torch.tensor([True, False, True, True, True])
+    pruned, kept = obs_prune(w * mask, inverse, 0.2, mask)
+    assert torch.equal(pruned, w * mask)
+    assert torch.equal(kept, mask)

@@ -121,6 +121,18 @@ def test_the_adaptive_radius_does_not_see_a_rescaling():
     assert abs(worst[False][0] - worst[False][1]) > 0.1
 
 
+def test_the_papers_radius_unless_told():
+    plain = runs(lambda p: SAM(torch.optim.SGD(p, lr=0.1)), steps=5)
+    assert torch.equal(plain, runs(lambda p: SAM(torch.optim.SGD(p, lr=0.1), rho=0.05), steps=5))
+    assert not torch.equal(plain, runs(lambda p: SAM(torch.optim.SGD(p, lr=0.1), rho=0.1), steps=5))
+
+
+def test_without_gradients_the_wrapped_optimizer_still_steps():
+    x = nn.Parameter(torch.ones(2))
+    assert SAM(torch.optim.SGD([x], lr=1.0)).step(lambda: 2.0) == 2.0
+    assert torch.equal(x.detach(), torch.ones(2))
+
+
 def test_a_gradient_of_zero_moves_nothing():
     x = nn.Parameter(torch.zeros(3))
     optimizer = SAM(torch.optim.SGD([x], lr=1.0), rho=0.5)

@@ -251,7 +251,7 @@ def _null_p_values(looks: Sequence[int], draws: int, generator: Any) -> Any:
 
 def _checked(margins: Margins, level: float) -> tuple[list[float], int]:
     _check_level(level)
-    values = [float(value) for value in margins]
+    values = [float(value) + 0.0 for value in margins]  # -0.0 is 0.0, whichever comes first
     if not values:
         raise ValueError("margins must not be empty")
     if not all(map(math.isfinite, values)):
