@@ -120,6 +120,9 @@ def analytic_functions(arm, seed, *, starts=30, iterations=300, lr=0.1, beta1=0.
     """Starts uniform in (-1.2, -0.8); the gap is f(x) - min f on [-1.5, 1.5], averaged over starts and functions.
 
     The second function's derivative is the right one: the authors' notebook leaves out the factor 8 of sin(8x).
+
+    Holds: a gap of 0.084 against Adam's 0.156. But Adam at half the rate has 0.001: what keeps diffGrad from passing
+    the minimum is the smaller step, of which its friction allows it only a part.
     """
     generator = torch.Generator().manual_seed(seed)
     begin = torch.rand(starts, generator=generator, dtype=torch.float64) * 0.4 - 1.2

@@ -81,6 +81,10 @@ def gamma_stays_bounded(arms, seed, *, train=1437, flipped=0.1, n=100, m=200, bu
 
     That is the smaller ratio for the method, the larger one for the gradient method, whose radius is the norm of the
     gradient over its line search's L. Runs end when that norm is below `tol`, or after `budget` iterations.
+
+    Holds: the radius grows by a factor of 2.4 from the fifth iteration to the last half; the gradient method's falls
+    to 2 % of it on the logistic problem, which it does not solve in two thousand iterations, and to nothing on
+    log-sum-exp.
     """
     rng = np.random.default_rng(seed)
     problems = {"logistic": logistic(train, flipped, seed, rng), "log_sum_exp": log_sum_exp(n, m, 1.0, rng)}
@@ -122,6 +126,10 @@ def universal_without_tuning(
 
     The opponent adds c B to the matrix, with the one power of ten that is best on this very seed's six problems; what
     it would take with the best constant of each problem is reported beside it.
+
+    Fails, by the count of iterations: 33 against 23 for the one constant that is best in hindsight on these very
+    problems (about 10^-4.4), and against 22 for the best of each problem: the problems, small as they are, do not
+    need different constants. The method did converge on all six without being told any.
     """
     rng = np.random.default_rng(seed)
     problems = [
