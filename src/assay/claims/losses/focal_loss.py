@@ -62,6 +62,11 @@ def dense_detection(arm, seed, *, train=2_400, test=300, epochs=5, lr=0.001, kno
     For focal loss that is gamma (alpha 0.25, as Table 1b has it from gamma 1 on), for balanced cross-entropy alpha, for
     hard example mining how many of an image's scores are kept (with fewer than some hundreds it does not get off the
     ground in so few steps), for plain cross-entropy the prior of the last bias.
+
+    Undecided against online hard example mining, and holds against balanced cross-entropy: an average precision of
+    0.197 with focal loss (gamma 1), 0.160 with balanced cross-entropy, 0.228 with the 64 hardest scores of an image,
+    and 0.176 with cross-entropy alone and a prior of 0.003, the smallest that was tried. Mining is as cheap here as
+    it is there; in the paper it is behind by three points, with a detector that sees 90,000 batches, not 750.
     """
     learn, judge = scenes(seed, train, test, validate)
     own = {"focal": 2.0, "alpha_balanced_ce": 0.75, "ohem": 1024, "plain_ce": 0.01}[arm] if knob is None else knob

@@ -57,8 +57,8 @@ def verification_accuracy(
     Fails: 94.8 % against 98.1 % for ArcFace at equal time; with the same number of epochs ArcFace alone has 96 and 97
     % (seeds 0 and 1), so that time is not the whole of it. The smallest of four weights, 0.01, was the best. Halves
     as further samples cost as much (92.6 %), and mirroring at random neither helps nor harms (98.1 %): a completed
-    half has another mouth or eyelid than the face, and teaches the network to look past what tells these people
-    apart. Photographs of people, with far more in them, may fare differently.
+    half has another mouth or eyelid than the face, and may teach the network to look past what tells these people
+    apart.
     """
     learn, judge = population(seed, identities, per_identity, unseen, 0.0, validate)
     network = trained(arm, learn, seed, identities=identities, epochs=epochs, lr=lr, weight=weight)
