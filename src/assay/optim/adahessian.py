@@ -66,7 +66,7 @@ class AdaHessian(Optimizer):
         >>> curvature = torch.tensor([1.0, 10.0, 100.0])
         >>> optimizer = AdaHessian([weight], lr=1.0, betas=(0.0, 0.0), eps=0.0)
         >>> loss = (curvature * weight**2).sum() / 2  # a diagonal Hessian is found exactly: this is Newton's method
-        >>> loss.backward(create_graph=True)
+        >>> (weight.grad,) = torch.autograd.grad(loss, [weight], create_graph=True)
         >>> optimizer.step()
         >>> weight.tolist(), weight.grad
         ([0.0, 0.0, 0.0], None)
