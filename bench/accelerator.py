@@ -1,18 +1,23 @@
 """What optimizer steps, inverse-Fisher products and losses cost on an accelerator.
 
-    python bench/accelerator.py [--out docs/bench/accelerator.md]
+    python bench/accelerator.py [--out docs/bench/accelerator.md] [--mfac FOLDER]
 
 Needs a CUDA device. Times are medians over rounds in which all contenders of a table take turns, the device waited for
-before and after; memory is the peak that torch allocated beyond what was there before.
+before and after; memory is the peak that torch allocated beyond what was there before. With `--mfac`, a checkout of the
+authors' M-FAC code, its products are timed beside ours (without its own CUDA extension).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import itertools
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -121,28 +126,48 @@ def iterations() -> str:
     return "### A whole iteration on 32 images\n\n| method | ms | of Adam |\n| --- | --- | --- |\n" + "\n".join(rows)
 
 
-def products(window: int = 32) -> str:
+def authors(folder: Path) -> Callable[..., Any]:
+    """The authors' sliding inverse, on one device, with what newer versions of torch call differently."""
+    torch.lu = lambda matrix, pivot: (torch.linalg.lu_factor_ex(matrix, pivot=pivot)[0],)
+    nn.parallel.parallel_apply = lambda calls, inputs: [call(i) for call, i in zip(calls, inputs, strict=True)]
+    sys.path.insert(0, str(folder))
+    module = importlib.import_module("optim")
+    device = torch.device("cuda")
+    return lambda size, window: module.HInvFastUpMulti(torch.zeros(window, size), device, [device])
+
+
+def products(folder: Path | None, window: int = 32) -> str:
     rows = []
+    theirs = None if folder is None else authors(folder)
     for size in (10**5, 10**6, 10**7, 10**8):
         inverse = optim.DynamicInverseFisher(size, window, device="cuda")
         g = torch.randn(size, device="cuda")
         for each in range(window):
             inverse.update(g.roll(each))
         c = torch.randn(window, device="cuda")
-        stored = inverse.grads
+        stored, turns = inverse.grads, itertools.count(window)
         work: dict[str, Work] = {
-            "ours": lambda inverse=inverse, g=g: inverse.update_mul(g),
+            # A new gradient each time: of equal ones the authors' factor has a pivot of 0 in single precision.
+            "ours": lambda f=inverse, g=g, turn=turns: f.update_mul(g.roll(next(turn))),
             "passes": lambda stored=stored, g=g, c=c: (stored @ g, c @ stored),
         }
+        if theirs is not None:
+            other = theirs(size, window)
+            for each in range(window):
+                other.update(g.roll(each))
+            work["authors"] = lambda f=other, g=g, turn=turns: f.update_mul(g.roll(next(turn)))
         found = race(work, rounds=10)
+        code = f"{found['authors']:.2f}" if theirs is not None else "(not given)"
         rows.append(
-            f"| {size:,} | {found['ours']:.2f} | {found['passes']:.2f} | {found['ours'] / found['passes']:.2f} |"
+            f"| {size:,} | {found['ours']:.2f} | {found['passes']:.2f} | {found['ours'] / found['passes']:.2f} | "
+            f"{code} |"
         )
+        if theirs is not None:
+            del other
         del inverse, stored, work
         torch.cuda.empty_cache()
-    head = (
-        "| weights | update and product (ms) | two passes over the window (ms) | ratio |\n| --- | --- | --- | --- |\n"
-    )
+    head = "| weights | update and product (ms) | two passes over the window (ms) | ratio | authors' code (ms) |\n"
+    head += "| --- | --- | --- | --- | --- |\n"
     return f"### M-FAC by dimension, window of {window}\n\n" + head + "\n".join(rows)
 
 
@@ -177,6 +202,7 @@ def memory() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="write the tables here instead of printing them")
+    parser.add_argument("--mfac", type=Path, help="a checkout of the authors' M-FAC code")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("no CUDA device is here: this measures one")
@@ -186,7 +212,7 @@ def main() -> None:
         f"{torch.cuda.get_device_name()}, torch {torch.__version__}, single precision without TF32. Compare within one "
         "table only."
     ]
-    for table in (steps, iterations, products, memory):
+    for table in (steps, iterations, lambda: products(options.mfac), memory):
         parts.append(table())
         if options.out:
             options.out.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
