@@ -229,6 +229,22 @@ def test_adam_is_another_method():
     assert all((step.abs() / 0.1).log().abs().median() > 0.1 for step in ends[0])
 
 
+def test_maximizing_is_minimizing_the_negative():
+    ends = []
+    for sign, maximize in ((1.0, True), (-1.0, False)):
+        params, loss = everything()
+        settings = dict(lr=0.1, weight_decay=0.2, maximize=maximize, generator=torch.Generator().manual_seed(0))
+        optimizer = optim.AdaHessian(params, **settings)
+        before = loss(params).item()
+        for _ in range(3):
+            graph(sign * loss(params))
+            optimizer.step()
+        ends.append([p.detach() for p in params])
+    assert loss(params).item() > before
+    for a, b in zip(*ends, strict=True):
+        assert torch.equal(a, b)
+
+
 def test_the_gradients_and_their_graph_are_freed():
     params, loss = everything()
     optimizer = optim.AdaHessian(params)

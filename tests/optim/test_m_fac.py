@@ -94,6 +94,36 @@ def test_dynamic_is_static_on_the_last_gradients():
         torch.testing.assert_close(sliding.mul(x), exact @ x, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_long_gradients_keep_their_digits(scale):
+    """In g - G^T K^-1 G g all is cancelled where |g|^2 is far above damp; the row of the window is not."""
+    m, d = 8, 1000
+    grads = torch.from_numpy(np.random.default_rng(0).normal(size=(m, d)) * scale).float()
+    sliding = DynamicInverseFisher(d, m, damp=1e-5)
+    for g in grads:
+        found = sliding.update_mul(g)
+    double = grads.double()
+    kernel = m * 1e-5 * torch.eye(m, dtype=torch.float64) + double @ double.T
+    exact = m * torch.linalg.solve(kernel, double)[-1]
+    # Single precision in the inner products (a sum of a thousand) and in the last product; K is well conditioned.
+    assert (found - exact).norm() < 1e-5 * exact.norm()
+    assert (sliding.mul(grads[-1]) - exact).norm() > 1e-3 * exact.norm()
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_long_parallel_gradients_are_no_accident(scale):
+    """K is not positive definite after rounding; t of m gradients that are one give F = damp + t/m g g^T."""
+    generator = torch.Generator().manual_seed(0)
+    g = scale * torch.randn(2000, generator=generator)
+    sliding = DynamicInverseFisher(2000, 16, damp=1e-5)
+    for t in range(1, 17):
+        found = sliding.update_mul(g + 1e-6 * scale * torch.randn(2000, generator=generator))
+        # Within what the rounding on the diagonal allows (0.64 to 1.29 of it over many); without, off by thousands.
+        assert 0.5 < (found @ g).item() * t / 16 < 1.5
+    damped = sliding.gram + 16e-5 * torch.eye(16, dtype=torch.float64)
+    assert torch.linalg.cholesky_ex(damped).info > 0
+
+
 def test_products_are_the_authors():
     sliding = DynamicInverseFisher(6, 4, damp=1e-2, dtype=torch.float64)
     for t in range(6):

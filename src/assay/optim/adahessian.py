@@ -35,7 +35,7 @@ class AdaHessian(Optimizer):
 
     Args:
         params: parameters, or groups of them, each with its own `lr`, `betas`, `eps`, `weight_decay`, `hessian_power`,
-            `spatial_average` and `update_every`.
+            `spatial_average`, `update_every` and `maximize`.
         lr: $\eta$, 0 or more. As the step is measured in units of the curvature, good values are near those of Newton's
             method (the authors': 0.15 for images), not near Adam's.
         betas: $\beta_1, \beta_2$, each in [0, 1).
@@ -45,6 +45,7 @@ class AdaHessian(Optimizer):
         spatial_average: `"magnitude"` averages $|d|$ over all dimensions after the second of parameters that have three
             or more (kernels of convolutions of any dimension); `"signed"` averages $d$; None does not average.
         update_every: steps from one estimate to the next, at least 1; $v$ and its bias correction count estimates.
+        maximize: climb instead of descend; the momentum is of the negated gradient, the curvature's sign is not seen.
         num_probes: random vectors an estimate, at least 1; $d$ is their mean.
         generator: where the signs come from; its state is part of `state_dict`.
 
@@ -85,6 +86,7 @@ class AdaHessian(Optimizer):
         hessian_power: float = 1.0,
         spatial_average: Average | None = "magnitude",
         update_every: int = 1,
+        maximize: bool = False,
         num_probes: int = 1,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -100,6 +102,7 @@ class AdaHessian(Optimizer):
             "hessian_power": hessian_power,
             "spatial_average": spatial_average,
             "update_every": update_every,
+            "maximize": maximize,
         }
         super().__init__(params, defaults)
 
@@ -177,7 +180,10 @@ class AdaHessian(Optimizer):
         for state in states:
             state["step"] += 1
         momenta = [state["exp_avg"] for state in states]
-        torch._foreach_lerp_(momenta, [p.grad.detach() for p in params], 1 - beta1)
+        grads = [p.grad.detach() for p in params]
+        if group["maximize"]:
+            grads = torch._foreach_neg(grads)
+        torch._foreach_lerp_(momenta, grads, 1 - beta1)
         scales = torch._foreach_sqrt([state["exp_hessian_sq"] for state in states])
         torch._foreach_div_(scales, [(1 - beta2 ** state["estimates"]) ** 0.5 for state in states])
         if power != 1:

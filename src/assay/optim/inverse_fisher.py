@@ -184,24 +184,35 @@ class DynamicInverseFisher:
             ValueError: for another length.
         """
         self._check(x, "x")
-        return self._mul(x, (self.grads @ x).double())
+        coefficients = self._solve((self.grads @ x).double())
+        return torch.addmv(x, self.grads.T, coefficients, alpha=-1).div_(self.damp)
 
     def update_mul(self, g: Float[Tensor, " d"]) -> Float[Tensor, " d"]:
-        """`update(g)` and then `mul(g)`, in two passes over the window and not three.
+        r"""`update(g)` and then $F^{-1} g$, in two passes over the window and not three.
+
+        As g is in row i of the window, $F^{-1} g = m\, G^\top K^{-1} e_i$. Nothing is taken from g here, so that no
+        digits are lost where $g^\top F^{-1} g$ is far below $\|g\|^2 / \lambda$, as they are by `mul(g)`.
 
         Raises:
             ValueError: as `update`.
         """
         self.update(g)
-        return self._mul(g, self.gram[:, self.last])
+        chosen = torch.zeros_like(self.gram[0])
+        chosen[self.last] = len(chosen)
+        return self.grads.T @ self._solve(chosen)
 
-    def _mul(self, x: Tensor, dots: Tensor) -> Tensor:
+    def _solve(self, right: Tensor) -> Tensor:
+        r"""$K^{-1}$ times a vector, solved in double precision.
+
+        Where $m \lambda$ is below the rounding of the window's inner products (long gradients that are nearly
+        parallel), that rounding takes its place on the diagonal, or K would be anything, and not positive definite.
+        """
         if self._factor is None:
             kernel = self.gram.clone()
-            kernel.diagonal().add_(len(kernel) * self.damp)
+            rounding = kernel.diagonal().max() * (4 * torch.finfo(self.grads.dtype).eps)
+            kernel.diagonal().add_(len(kernel) * rounding.clamp_min(self.damp))
             self._factor = torch.linalg.cholesky_ex(kernel).L
-        coefficients = torch.cholesky_solve(dots[:, None], self._factor)[:, 0].to(self.grads.dtype)
-        return torch.addmv(x, self.grads.T, coefficients, alpha=-1).div_(self.damp)
+        return torch.cholesky_solve(right[:, None], self._factor)[:, 0].to(self.grads.dtype)
 
     def _check(self, x: Tensor, name: str) -> None:
         if x.shape != self.grads.shape[1:]:
