@@ -1,0 +1,1 @@
+"""Claims about learning rules: what trains a network when it is not plain backpropagation."""
