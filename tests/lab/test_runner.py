@@ -178,6 +178,18 @@ def test_until_decided_looks_three_times(tmp_path, effect, seeds):
     assert later.level == verdict.level  # the looks are remembered
 
 
+def test_until_decided_goes_as_far_again_after_the_code_changed(tmp_path):
+    """Twenty seeds were asked for once: five new ones are not all, and no reason to stop."""
+    noise = np.random.default_rng(1).normal(size=100)
+    fake = Fake(lambda arm, trial: {"score": 0.7 * (arm == "ours") + noise[trial.seed] * (arm == "ours")})
+    file = write(tmp_path, PLAIN, HIGHER)
+    first = run(file, store=tmp_path / "l", executor=fake, until_decided=True).verdicts["mine/plain"]
+    assert len(first.seeds) == 20
+    write(tmp_path, PLAIN.replace("return {}", "return {} or {}"), HIGHER)
+    again = run(file, store=tmp_path / "l", executor=fake, until_decided=True).verdicts["mine/plain"]
+    assert (again.outcome, again.seeds) == (first.outcome, first.seeds)
+
+
 def test_exclusive_trials_run_alone_and_last(tmp_path):
     file = write(
         tmp_path, "def timed(arms, seed, *, n=1):\n    return {}\n", f"{HIGHER}, together=True, exclusive=True"

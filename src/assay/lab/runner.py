@@ -233,9 +233,11 @@ class _Runner:
             return  # some tuning trials failed; without them no arm can be given its settings
         for count in LOOKS if until_decided else (seeds or study.outline.seeds,):
             self._plan(study, count, until_decided)
-            yield study.trials(range(count), chosen)
-            verdict = results(study, self.ledger).verdict
-            if until_decided and (verdict.missing or verdict.outcome in ("holds", "fails")):
+            trials = study.trials(range(count), chosen)
+            yield trials
+            if not until_decided or not all(self.has(trial) for trial in trials):
+                return
+            if results(study, self.ledger).verdict.outcome in ("holds", "fails"):
                 return
 
     def _expected(self, study: Study, seeds: int | None, until_decided: bool) -> list[Trial]:
