@@ -11,10 +11,13 @@ and whatever learns takes one (`assay.train.fit`) or walks it with `batches`. Pi
 `blobs`, `spirals`, `moons`, `sinusoids`, `linear_regression`, `friedman`, `piecewise_constant_signal`,
 `piecewise_constant_image`, `low_rank`; sentences from `markov_language`, whose words follow `zipf`; pairs that belong
 together from `paired_halves`; sums modulo a number from `modular_arithmetic`; faces from `parametric_faces`; scenes
-with objects to be found from `dense_digits`. Randomness comes from a seed (`load`) or a `torch.Generator` (the rest).
+with objects to be found from `dense_digits`; worlds of spheres and boxes, with their depth, from `scenes.render`; walks
+in a maze from `PointMaze`.
+Randomness comes from a seed (`load`) or a `torch.Generator` (the rest).
 The licence of everything that ships is in `LICENSES.md` beside this file.
 """
 
+from . import scenes
 from .dense_digits import Scenes, dense_digits
 from .friedman import friedman
 from .generators import (
@@ -33,14 +36,17 @@ from .paired_halves import paired_halves
 from .parametric_faces import Faces, parametric_faces
 from .photo_split import photo_split
 from .photos import patches, photos
+from .point_maze import PointMaze, Transitions
 from .remote import Unavailable
 from .split import Labelled, Split, batches, load
 
 __all__ = [
     "Faces",
     "Labelled",
+    "PointMaze",
     "Scenes",
     "Split",
+    "Transitions",
     "Unavailable",
     "batches",
     "blobs",
@@ -59,6 +65,7 @@ __all__ = [
     "photos",
     "piecewise_constant_image",
     "piecewise_constant_signal",
+    "scenes",
     "sinusoids",
     "spirals",
     "zipf",

@@ -37,6 +37,7 @@ from .perceptual_losses import (
 )
 from .s3im import S3IM
 from .sigmoid_loss import SigmoidContrastiveLoss, SoftmaxContrastiveLoss
+from .squared_hinge import SquaredHinge
 from .stablemax import StableMaxCrossEntropy, log_stablemax, stablemax
 from .symface import SymFaceLoss, frontness, split_face
 from .worst_case import worst_case
@@ -59,6 +60,7 @@ __all__ = [
     "SigmoidContrastiveLoss",
     "SmoothAdversarialCompSum",
     "SoftmaxContrastiveLoss",
+    "SquaredHinge",
     "StableMaxCrossEntropy",
     "SymFaceLoss",
     "TotalVariation",

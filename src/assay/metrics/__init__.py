@@ -3,7 +3,7 @@
 Classification: `accuracy`, `calibration_error` and its kin, by bins of equal count (`adaptive_calibration_error`), by
 class (`classwise_calibration_error`), in the worst bin (`maximum_calibration_error`), and with a sign
 (`confidence_gap`). Images: `psnr`, `ssim`, `ms_ssim`, `gmsd`. All return a float but the last three, which return one
-value an image, of which there is a gradient.
+value an image, of which there is a gradient. Representations: `linear_cka`, a tensor of one number with a gradient.
 """
 
 from .calibration import (
@@ -12,6 +12,7 @@ from .calibration import (
     confidence_gap,
     maximum_calibration_error,
 )
+from .cka import linear_cka
 from .classification import accuracy, calibration_error
 from .gmsd import gmsd
 from .psnr import psnr
@@ -24,6 +25,7 @@ __all__ = [
     "classwise_calibration_error",
     "confidence_gap",
     "gmsd",
+    "linear_cka",
     "maximum_calibration_error",
     "ms_ssim",
     "psnr",

@@ -11,6 +11,7 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `exponent_histogram`: where numbers lie on the scale of powers of two.
 - `active_neurons`: how many hidden units are at work, by layer.
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
+- `illumination_invariance`: whether what a network says of a world depends on how it is lit.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
 """
 
@@ -21,6 +22,7 @@ from assay.probes.directional_sharpness import Direction, compare_directions, di
 from assay.probes.dmd import DMD
 from assay.probes.embedded_cmd import EmbeddedCMD, FrozenWeights
 from assay.probes.exponent_histogram import ExponentHistogram, exponent_histogram
+from assay.probes.illumination_invariance import Invariance, illumination_invariance
 from assay.probes.modes import Modes
 from assay.probes.online_cmd import OnlineCMD
 from assay.probes.snapshot_pca import SnapshotPCA
@@ -34,6 +36,7 @@ __all__ = [
     "EmbeddedCMD",
     "ExponentHistogram",
     "FrozenWeights",
+    "Invariance",
     "Modes",
     "OnlineCMD",
     "SnapshotPCA",
@@ -43,6 +46,7 @@ __all__ = [
     "compare_directions",
     "directional_sharpness",
     "exponent_histogram",
+    "illumination_invariance",
     "nlm_alignment",
     "record",
     "softmax_collapse",
