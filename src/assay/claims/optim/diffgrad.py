@@ -99,7 +99,13 @@ def more_than_half_rate(
     lr=1e-3,
     validate=False,
 ):
-    """As `accuracy_over_adam`; the excess is the mean of xi - 1/2 over all parameters and steps."""
+    """As `accuracy_over_adam`; the excess is the mean of xi - 1/2 over all parameters and steps.
+
+    Fails: accuracies are the same (83.4 % and 83.4), and the friction is 0.0014 above one half, where 0.01 was
+    asked: gradients of single weights and their changes are so small (of the order of a thousandth) that the
+    sigmoid of their change is 1/2 to two digits, whatever the step. On these networks diffGrad is Adam at half the
+    rate.
+    """
     split = data.load(dataset, train=train, test=test, seed=seed, validate=validate)
     return trained(arm, split, seed, widths=widths, epochs=epochs, batch_size=batch_size, lr=lr)
 

@@ -87,6 +87,10 @@ def stablemax_prevents_collapse(arm, seed, *, p=37, train_fraction=0.7, width=12
     """Collapse is the share of training pairs whose function of the logits, the arm's own, puts exactly 1 on one class.
 
     The arm in float64 tells numerical collapse from slowness.
+
+    Fails: with softmax in single precision half of the training pairs have a probability of exactly 1 (0.49, asked
+    were 0.9) when the steps end. That was enough: it knows 0.2 % of the unseen pairs, as it does in double
+    precision, where no pair is at 1 and the loss is only slow; with StableMax none is at 1 and 22 % are known.
     """
     learn, judge = pairs(seed, p, train_fraction)
     network = mlp(seed, p, width)
