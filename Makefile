@@ -38,6 +38,7 @@ bench: .venv/test
 	$(BIN)/python bench/curvature_peers.py --out docs/bench/curvature.md
 	$(BIN)/python bench/optim_peers.py --out docs/bench/optim.md
 	$(BIN)/python bench/loss_peers.py --out docs/bench/losses.md
+	$(BIN)/python bench/learning_rules.py --out docs/bench/learn.md
 
 nightly: .venv/test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly
