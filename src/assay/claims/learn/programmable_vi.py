@@ -39,6 +39,8 @@ def minimal_overhead(arms, seed, *, train=1_024, batches=(64, 256, 1024), at=256
     written with tensor operations alone; `overhead` is against it, one number a batch size. Distributions do not check
     their arguments, as the paper's do not; what the checks of PyTorch's cost is in `overhead_with_checks`. Pyro checks
     nothing either, and has an arm without numbers where it is not installed.
+
+    Holds: a step takes 1.11 times as long as one written by hand at batches of 256 (6.6 and 6.0 ms on one thread).
     """
     images = (data.load("fashion", train=train, test=10, seed=seed).train.inputs.flatten(1) > 0.5).float()
     torch.manual_seed(seed)
