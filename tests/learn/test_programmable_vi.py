@@ -562,6 +562,41 @@ def test_gradients_pass_through_the_choice_among_particles(strategy):
     agrees(vi.expectation(chosen), [m, s], value, gradient, samples=2_000)
 
 
+@pytest.mark.parametrize("strategy", ["enumerate", "measure_valued"])
+@pytest.mark.parametrize("choice", ["reinforce", "enumerate"])
+def test_alternatives_among_the_particles(strategy, choice):
+    """A proposal whose first choice knows nothing of the alternatives that its second one adds."""
+    m, logit = parameter(0.2), parameter(0.3)
+
+    def proposal(strategy):
+        @vi.program
+        def family():
+            v = vi.sample("v", Independent(Normal(m * torch.tensor([1.0, 2.0]), 0.8), 1))
+            vi.sample("b", Bernoulli(torch.sigmoid(logit + v[..., 0])), strategy=strategy)
+
+        return family
+
+    @vi.program
+    def model():
+        v = vi.sample("v", Independent(Normal(torch.zeros(2), 1.0), 1))
+        b = vi.sample("b", Bernoulli(0.4))
+        vi.sample("y", Normal(v.sum(-1) + b, 0.7))
+
+    def cost(trace):
+        return (trace["v"] ** 2).sum(-1) * (1 + trace["b"])
+
+    def summed():
+        with vi.plate(2) as dim:
+            trace, log_q = vi.simulate(proposal("reinforce"))
+            weights = vi.log_density(model, {**trace, **data()}) - log_q
+        return (weights.softmax(dim) * cost(trace)).sum(dim)
+
+    resampled = vi.normalize(model, proposal(strategy), particles=2, data=data(), strategy=choice)
+    value, gradient = vi.expectation(summed).value_and_grad([m, logit], seed(100), samples=1_000_000)
+    chosen = vi.expectation(lambda: cost(vi.simulate(resampled)[0]))
+    agrees(chosen, [m, logit], value, gradient, samples=900, repeats=20)
+
+
 def test_the_density_of_a_normalized_program_is_unbiased_on_both_sides():
     model, family = conjugate(0.2, 0.9)
     resampled = vi.normalize(model, family, particles=3, data=data())
@@ -628,6 +663,20 @@ def draw(distribution, **keywords):
     return vi.expectation(lambda: vi.sample("x", distribution, **keywords).double())()
 
 
+def resampled_marginal(strategy):
+    @vi.program
+    def model():
+        vi.sample("y", Normal(vi.sample("x", Normal(0.0, 1.0)), 1.0))
+
+    proposal = vi.marginal(mixture(strategy), keep=("x",))
+    family = vi.normalize(model, proposal, particles=2, data=data())
+    return vi.elbo(model, family, data())()
+
+
+def test_a_marginal_may_propose_and_one_row_be_chosen_from():
+    assert resampled_marginal("reinforce").isfinite()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -659,6 +708,7 @@ def draw(distribution, **keywords):
         (lambda: vi.log_density(vi.marginal(mixture(), keep=("x",)), {"u": torch.tensor(0.0)}), "must hold x: got u"),
         (lambda: vi.normalize(*conjugate(0.0, 1.0), particles=0), "particles must be 1 or more: got 0"),
         (lambda: vi.normalize(*conjugate(0.0, 1.0), particles=2, strategy="reparam"), "reinforce or enumerate"),
+        (lambda: resampled_marginal("enumerate"), "proposal must be a program where its choices have alternatives"),
         (lambda: vi.plate(0).__enter__(), "size must be 1 or more: got 0"),
     ],
 )

@@ -279,3 +279,9 @@ def _without(each: Tensor, dim: int) -> Tensor:
     if each.shape[dim] != 1:
         raise ValueError(f"baseline must be the same along a plate: got {tuple(each.shape)} inside one")
     return each.squeeze(dim)
+
+
+def check_count(name: str, count: int) -> None:
+    """Refuse what is not at least 1."""
+    if count < 1:
+        raise ValueError(f"{name} must be 1 or more: got {count}")

@@ -40,7 +40,7 @@ def minimal_overhead(arms, seed, *, train=1_024, batches=(64, 256, 1024), at=256
     their arguments, as the paper's do not; what the checks of PyTorch's cost is in `overhead_with_checks`. Pyro checks
     nothing either, and has an arm without numbers where it is not installed.
 
-    Holds: a step takes 1.11 times as long as one written by hand at batches of 256 (6.6 and 6.0 ms on one thread).
+    Holds: a step takes 1.11 times as long as one written by hand at batches of 256.
     """
     images = (data.load("fashion", train=train, test=10, seed=seed).train.inputs.flatten(1) > 0.5).float()
     torch.manual_seed(seed)
@@ -158,11 +158,11 @@ def strategy_choice_matters(
 ):
     """Pictures of 12 x 12 pixels with up to two bars: a coin for each bar, a normal position for each.
 
-    The bars' brightness and width are learned with the encoder, and they start faint, as objects do in Attend,
-    Infer, Repeat; where they do not, every estimator now and then ends with empty scenes. Only the strategy of the
-    coins differs. The baseline is a running mean of the objective, 0.9 of it kept. The bound is measured on other
-    pictures, coins enumerated, 20 positions a picture. A step of enumeration takes 4 likelihoods, of the measure-
-    valued derivative 3, of reinforce 1; `elbo_at_equal_cost` is after 4 * `steps` likelihoods.
+    The bars' brightness and width are learned with the encoder, and they start faint, as objects do in Attend, Infer,
+    Repeat; where they do not, every estimator now and then ends with empty scenes. Only the strategy of the coins
+    differs. The baseline is a running mean of the objective, 0.9 of it kept. The bound is measured on other pictures,
+    coins enumerated, 20 positions a picture. A step of enumeration takes 4 likelihoods, of the measure-valued
+    derivative 3, of reinforce 1; `elbo_at_equal_cost` is after 4 * `steps` likelihoods.
     """
     generator = torch.Generator().manual_seed(seed)
     learn, judge = bars(train, generator), bars(test, generator)
