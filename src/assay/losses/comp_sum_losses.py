@@ -109,7 +109,7 @@ class SmoothAdversarialCompSum(nn.Module):
     Example:
         >>> model = nn.Linear(1, 2)
         >>> model.weight.data, model.bias.data = torch.tensor([[1.0], [-1.0]]), torch.zeros(2)
-        >>> loss = SmoothAdversarialCompSum(nu=0.5, eps=0.1, bounds=None)
+        >>> loss = SmoothAdversarialCompSum(nu=0.5, eps=0.1, steps=30, bounds=None)  # enough from any start
         >>> round(loss(model, torch.tensor([[1.0]]), torch.tensor([0])).item(), 4)  # log(1 + e^-2) + 0.5 * 0.2
         0.2269
     """
