@@ -60,6 +60,11 @@ def block_hybrid_matches_backprop(
     Backpropagation has the mean over places and a linear layer on top, as the network comes. All arms have a cosine
     schedule: at a constant rate, 114 steps of 128 left the running statistics of the batch norms behind, and accuracies
     in evaluation mode scattered by 6 to 10 points from seed to seed.
+
+    Fails: 75.1 % block by block against 81.9 % for backpropagation, 6.8 points where 1 was allowed; strict layers
+    are at 73.1 %, below the blocks as claimed. All chose the softmax of goodness, of rates inside their grids but
+    for the strict arm's, the largest. 320 steps are few for blocks of which each sees only what those before it
+    have made of the picture so far.
     """
     split = data.load("fashion", train=train, test=test, seed=seed, validate=validate)
     torch.manual_seed(seed)
