@@ -228,7 +228,7 @@ class OrthogonalDICE:
         one = torch.autograd.grad(self.lam * dual_of_divergence(ahead, self.f).mean(), parameters, retain_graph=True)
         scale = self.lam if self.update == "true" else self.lam * self.eta
         two = torch.autograd.grad(scale * dual_of_divergence(back, self.f).mean(), parameters)
-        plain = torch.autograd.grad(((1 - self.lam) * v).mean(), parameters, retain_graph=False)
+        plain = torch.autograd.grad(((1 - self.lam) * v).mean(), parameters)
         if self.update == "orthogonal":
             joined = orthogonal_combine(one, two)
         elif self.update == "semi":
@@ -237,15 +237,16 @@ class OrthogonalDICE:
             joined = [a + b for a, b in zip(one, two, strict=True)]
         for p, g, base in zip(parameters, joined, plain, strict=True):
             p.grad = g + base
-        added = [g - a for g, a in zip(joined, one, strict=True)]
-        seen = {
-            "value": v.detach().mean().item(),
-            "residual": ahead.detach().mean().item(),
-            "cosine": _cosine(one, two),
-            "cosine_projected": _cosine(one, added),
-            "forward": _norm(one),
-            "backward": _norm(two),
+        forward, backward, total = (torch.cat([g.flatten() for g in each]) for each in (one, two, joined))
+        found = {
+            "value": v.detach().mean(),
+            "residual": ahead.detach().mean(),
+            "cosine": _cosine(forward, backward),
+            "cosine_projected": _cosine(forward, total - forward),
+            "forward": forward.norm(),
+            "backward": backward.norm(),
         }
+        seen = dict(zip(found, torch.stack(list(found.values())).tolist(), strict=True))
         return ahead.detach(), seen
 
     def weights(self, residual: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -277,11 +278,6 @@ def _flat(values: Tensor) -> Tensor:
     return values[:, 0] if values.ndim == 2 else values
 
 
-def _norm(gradients: Sequence[Tensor]) -> float:
-    return math.sqrt(sum(g.square().sum().item() for g in gradients))
-
-
-def _cosine(one: Sequence[Tensor], two: Sequence[Tensor]) -> float:
-    lengths = _norm(one) * _norm(two)
-    product = sum((a * b).sum().item() for a, b in zip(one, two, strict=True))
-    return product / lengths if lengths > 0 else 0.0
+def _cosine(one: Tensor, two: Tensor) -> Tensor:
+    lengths = one.norm() * two.norm()
+    return torch.where(lengths > 0, one @ two / lengths.clamp_min(torch.finfo(lengths.dtype).tiny), 0.0)
