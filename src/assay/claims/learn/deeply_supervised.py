@@ -101,6 +101,10 @@ def trains_deep_plain_nets(
     `train_loss` is that at the output on the training set at the end, the same loss for all. The probe is a linear
     classifier on the second convolution, trained apart. Greedy training gives each block and the classifier an equal
     share of the epochs, a block with a head of its own.
+
+    Undecided: training losses of 0.89 and 0.98 without companions, probes of 75.9 and 75.0 %. The plain network
+    does not stall: twelve layers of tanh with Xavier weights send as much gradient to the first as to the last (0.4
+    to 2.3 of it), and all but one seed, at chance in both arms, train. Greedy training ends at 1.08.
     """
     split = data.load("fashion", train=train, test=test, seed=seed, validate=validate)
     torch.manual_seed(seed)

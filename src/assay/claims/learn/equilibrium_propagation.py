@@ -120,6 +120,10 @@ def nudge_is_not_the_problem(
 
     All weights between layers are halved: as they are drawn, the spectral radius of J is 2.0 at 0 degrees and 1.7 at
     45, and some images still swing after 300 steps, so that the error of settling is measured. `residual` tells.
+
+    Undecided, at 20 seeds: six points err by 1 % (by 0.77 in one network of twenty), one point by a half; the ratio
+    is 56 in the mean where 100 was asked for. A nudge of 0.5 is not far from where the series ends. The cosine is 1
+    at 0 degrees and falls to 0.80, 0.62 and 0.59.
     """
     part = data.load("fashion", train=max(images, 10), test=0, seed=seed).train
     x, y = part.inputs[:images].double(), part.targets[:images]

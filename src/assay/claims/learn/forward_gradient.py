@@ -105,6 +105,9 @@ def guess_quality_is_alignment(
     """Cosines of the hidden weights, at evenly spaced steps of one run of backpropagation.
 
     Heads learn beside that run, from the outputs of its blocks. The cosine of an arm is its mean over looks.
+
+    Undecided, at 20 seeds: cosines of 0.22 along local guesses, 0.06 along noise in activities and 0.02 along noise
+    in weights. The ratio, 4.6 in the mean, swings with the 0.06, which is small and noisy itself.
     """
     split = data.load("fashion", train=train, test=0, seed=seed)
     torch.manual_seed(seed)

@@ -117,6 +117,8 @@ def early_guidance_suffices(
     """The untrained convolutional guide. `kept` is the gain over plain training, as a share of that of guiding always.
 
     Where guiding always gains nothing there is nothing to keep, and the share is 0.
+
+    Fails: there is no gain to keep. Plain training reaches 57.8 %, 50 guided steps 55.3, guidance to the end 52.0.
     """
     split, canvas = placed(train, test, seed, validate)
     found = {}

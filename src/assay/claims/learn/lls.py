@@ -72,7 +72,11 @@ def comparable_to_backprop(
 def periodic_beats_random_basis(
     arm, seed, *, train=4_000, test=3_000, epochs=6, widths=(16, 32, 64, 256), lr=3e-3, validate=False
 ):
-    """The random vectors have the scale of a wave, and the activity is brought to length 1 in every arm."""
+    """The random vectors have the scale of a wave, and the activity is brought to length 1 in every arm.
+
+    Undecided: 81.5 % with cosines, 81.2 with square waves, 81.7 with random vectors: half a point between
+    them, which five seeds do not tell apart.
+    """
     waveform = "random" if arm == "random_basis" else arm
 
     def rule(chain):

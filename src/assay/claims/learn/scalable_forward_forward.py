@@ -120,6 +120,8 @@ def stronger_with_little_data(
     """Five hundred labels. Random shifts and weight decay are chosen for both arms by validation.
 
     Both are stopped where a tenth of the labels, held out from training, was classified best.
+
+    Undecided: 60.4 % and 63.5 for backpropagation, which is ahead in three seeds of five.
     """
     split = data.load("fashion", train=train, test=test, seed=seed, validate=validate)
     held = len(split.train.targets) // 10
