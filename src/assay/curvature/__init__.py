@@ -8,11 +8,13 @@ Everything rests on products with vectors. Two forms of them:
   `lanczos`, `top_eigenvalues` and `hutchinson_trace` take. These take any symmetric `matvec`, a matrix's too.
 
 `batch_hessian_spectrum` looks at the ends of the spectra of batches, and `spiked_eigenvalue` says where they should be;
-`per_sample_gradients` gives the gradient of each example by itself, (n, P).
+`filter_normalized_rise` is flatness along random directions; `per_sample_gradients` gives the gradient of each example
+by itself, (n, P).
 """
 
 from assay.curvature.batch_hessian import Extremes, batch_hessian_spectrum, effective_batch, spiked_eigenvalue
 from assay.curvature.eigenvalues import Eigen, top_eigenvalues
+from assay.curvature.filter_normalized import filter_normalized_direction, filter_normalized_rise
 from assay.curvature.hessian import Hessian
 from assay.curvature.hutchinson import Trace, hutchinson_diagonal, hutchinson_trace, rademacher
 from assay.curvature.lanczos import Tridiagonal, lanczos
@@ -27,6 +29,8 @@ __all__ = [
     "Tridiagonal",
     "batch_hessian_spectrum",
     "effective_batch",
+    "filter_normalized_direction",
+    "filter_normalized_rise",
     "hutchinson_diagonal",
     "hutchinson_trace",
     "hvp",

@@ -12,7 +12,7 @@ and whatever learns takes one (`assay.train.fit`) or walks it with `batches`. Pi
 `piecewise_constant_image`, `low_rank`; sentences from `markov_language`, whose words follow `zipf`; pairs that belong
 together from `paired_halves`; sums modulo a number from `modular_arithmetic`; faces from `parametric_faces`; scenes
 with objects to be found from `dense_digits`; worlds of spheres and boxes, with their depth, from `scenes.render`; walks
-in a maze from `PointMaze`.
+in a maze from `PointMaze`; shapes with cues that agree or not from `sprites`.
 Randomness comes from a seed (`load`) or a `torch.Generator` (the rest).
 The licence of everything that ships is in `LICENSES.md` beside this file.
 """
@@ -39,6 +39,7 @@ from .photos import patches, photos
 from .point_maze import PointMaze, Transitions
 from .remote import Unavailable
 from .split import Labelled, Split, batches, load
+from .sprites import sprites
 
 __all__ = [
     "Faces",
@@ -68,5 +69,6 @@ __all__ = [
     "scenes",
     "sinusoids",
     "spirals",
+    "sprites",
     "zipf",
 ]

@@ -11,13 +11,16 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `exponent_histogram`: where numbers lie on the scale of powers of two.
 - `active_neurons`: how many hidden units are at work, by layer.
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
+- `CueTest`: which of several cues that say the same a classifier follows; `basin_retention`, whether it stays with it.
 - `illumination_invariance`: whether what a network says of a world depends on how it is lit.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
 """
 
 from assay.probes import checkpoints
 from assay.probes.active_neurons import active_neurons
+from assay.probes.basin_retention import basin_retention
 from assay.probes.cmd import CMD
+from assay.probes.cue_test import CueTest
 from assay.probes.directional_sharpness import Direction, compare_directions, directional_sharpness
 from assay.probes.dmd import DMD
 from assay.probes.embedded_cmd import EmbeddedCMD, FrozenWeights
@@ -32,6 +35,7 @@ from assay.probes.trajectory import Trajectory, record
 __all__ = [
     "CMD",
     "DMD",
+    "CueTest",
     "Direction",
     "EmbeddedCMD",
     "ExponentHistogram",
@@ -42,6 +46,7 @@ __all__ = [
     "SnapshotPCA",
     "Trajectory",
     "active_neurons",
+    "basin_retention",
     "checkpoints",
     "compare_directions",
     "directional_sharpness",
