@@ -85,6 +85,11 @@ def orthogonal_beats_true_and_semi(
 
     The goal lies beside the axis of the U: on it both ways round are equally long, and the mean of a Gaussian that
     imitates both leads nowhere, whatever the values say.
+
+    Undecided, at 11 seeds: the goal is reached in 99 % of walks with the orthogonal gradient, in 45 % with the true
+    one and in 91 % with the forward one alone, which misses it in one seed of eleven; IQL reaches it in 93 %,
+    imitation in 19. Against the true gradient it holds by itself (0.54, from 0.24 to 0.84); there is no room to be
+    better than the semi-gradient here.
     """
     maze, seen, draw = task(seed, pieces)
     torch.manual_seed(seed)
@@ -127,6 +132,9 @@ def gradients_conflict(arm, seed, *, pieces=300, updates=2_000, batch_size=256, 
 
     Co-adaptation is the cosine of the last hidden features of s and s', less that of features of states that do not
     follow each other.
+
+    Holds: the cosine is -0.95 with the true gradient, and co-adaptation 0.018 where the semi-gradient has 0.036.
+    The true gradient's is lower still, 0.010, with a V that learns little.
     """
     _, seen, draw = task(seed, pieces)
     torch.manual_seed(seed)
