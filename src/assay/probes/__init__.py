@@ -18,9 +18,7 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 
 from assay.probes import checkpoints
 from assay.probes.active_neurons import active_neurons
-from assay.probes.basin_retention import basin_retention
 from assay.probes.cmd import CMD
-from assay.probes.cue_test import CueTest
 from assay.probes.directional_sharpness import Direction, compare_directions, directional_sharpness
 from assay.probes.dmd import DMD
 from assay.probes.embedded_cmd import EmbeddedCMD, FrozenWeights
@@ -28,6 +26,7 @@ from assay.probes.exponent_histogram import ExponentHistogram, exponent_histogra
 from assay.probes.illumination_invariance import Invariance, illumination_invariance
 from assay.probes.modes import Modes
 from assay.probes.online_cmd import OnlineCMD
+from assay.probes.shortcut_cues import CueTest, basin_retention
 from assay.probes.snapshot_pca import SnapshotPCA
 from assay.probes.softmax_collapse import nlm_alignment, softmax_collapse
 from assay.probes.trajectory import Trajectory, record
