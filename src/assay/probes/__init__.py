@@ -12,6 +12,7 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `active_neurons`: how many hidden units are at work, by layer.
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
 - `illumination_invariance`: whether what a network says of a world depends on how it is lit.
+- `interpolate`, `losses_along`, `barrier`, `Barrier`: the straight line between two networks; `refresh_batch_norm`.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
 """
 
@@ -25,6 +26,7 @@ from assay.probes.exponent_histogram import ExponentHistogram, exponent_histogra
 from assay.probes.illumination_invariance import Invariance, illumination_invariance
 from assay.probes.modes import Modes
 from assay.probes.online_cmd import OnlineCMD
+from assay.probes.path import Barrier, barrier, interpolate, losses_along, refresh_batch_norm
 from assay.probes.snapshot_pca import SnapshotPCA
 from assay.probes.softmax_collapse import nlm_alignment, softmax_collapse
 from assay.probes.trajectory import Trajectory, record
@@ -32,6 +34,7 @@ from assay.probes.trajectory import Trajectory, record
 __all__ = [
     "CMD",
     "DMD",
+    "Barrier",
     "Direction",
     "EmbeddedCMD",
     "ExponentHistogram",
@@ -42,12 +45,16 @@ __all__ = [
     "SnapshotPCA",
     "Trajectory",
     "active_neurons",
+    "barrier",
     "checkpoints",
     "compare_directions",
     "directional_sharpness",
     "exponent_histogram",
     "illumination_invariance",
+    "interpolate",
+    "losses_along",
     "nlm_alignment",
     "record",
+    "refresh_batch_norm",
     "softmax_collapse",
 ]
