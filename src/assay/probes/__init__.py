@@ -13,6 +13,8 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
 - `illumination_invariance`: whether what a network says of a world depends on how it is lit.
 - `interpolate`, `losses_along`, `barrier`, `Barrier`: the straight line between two networks; `refresh_batch_norm`.
+- `straight_path`, `StraightPath`, `largest_rise`: from a network's first weights to its last; `path_residuals`,
+  `path_plane`, `PathPlane`: how far training strayed from that line.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
 """
 
@@ -29,6 +31,14 @@ from assay.probes.online_cmd import OnlineCMD
 from assay.probes.path import Barrier, barrier, interpolate, losses_along, refresh_batch_norm
 from assay.probes.snapshot_pca import SnapshotPCA
 from assay.probes.softmax_collapse import nlm_alignment, softmax_collapse
+from assay.probes.straight_path import (
+    PathPlane,
+    StraightPath,
+    largest_rise,
+    path_plane,
+    path_residuals,
+    straight_path,
+)
 from assay.probes.trajectory import Trajectory, record
 
 __all__ = [
@@ -42,7 +52,9 @@ __all__ = [
     "Invariance",
     "Modes",
     "OnlineCMD",
+    "PathPlane",
     "SnapshotPCA",
+    "StraightPath",
     "Trajectory",
     "active_neurons",
     "barrier",
@@ -52,9 +64,13 @@ __all__ = [
     "exponent_histogram",
     "illumination_invariance",
     "interpolate",
+    "largest_rise",
     "losses_along",
     "nlm_alignment",
+    "path_plane",
+    "path_residuals",
     "record",
     "refresh_batch_norm",
     "softmax_collapse",
+    "straight_path",
 ]
