@@ -13,6 +13,8 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
 - `illumination_invariance`: whether what a network says of a world depends on how it is lit.
 - `interpolate`, `losses_along`, `barrier`, `Barrier`: the straight line between two networks; `refresh_batch_norm`.
+- `PermutationSpec`: permutations of hidden units that change nothing, found from a forward pass; `weight_matching`,
+  `activation_matching`, `straight_through_matching`, `merge_many`: those that bring networks together.
 - `straight_path`, `StraightPath`, `largest_rise`: from a network's first weights to its last; `path_residuals`,
   `path_plane`, `PathPlane`: how far training strayed from that line.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
@@ -25,10 +27,12 @@ from assay.probes.directional_sharpness import Direction, compare_directions, di
 from assay.probes.dmd import DMD
 from assay.probes.embedded_cmd import EmbeddedCMD, FrozenWeights
 from assay.probes.exponent_histogram import ExponentHistogram, exponent_histogram
+from assay.probes.git_rebasin import activation_matching, merge_many, straight_through_matching, weight_matching
 from assay.probes.illumination_invariance import Invariance, illumination_invariance
 from assay.probes.modes import Modes
 from assay.probes.online_cmd import OnlineCMD
 from assay.probes.path import Barrier, barrier, interpolate, losses_along, refresh_batch_norm
+from assay.probes.permutation import PermutationSpec, compose, inverse
 from assay.probes.snapshot_pca import SnapshotPCA
 from assay.probes.softmax_collapse import nlm_alignment, softmax_collapse
 from assay.probes.straight_path import (
@@ -53,19 +57,24 @@ __all__ = [
     "Modes",
     "OnlineCMD",
     "PathPlane",
+    "PermutationSpec",
     "SnapshotPCA",
     "StraightPath",
     "Trajectory",
+    "activation_matching",
     "active_neurons",
     "barrier",
     "checkpoints",
     "compare_directions",
+    "compose",
     "directional_sharpness",
     "exponent_histogram",
     "illumination_invariance",
     "interpolate",
+    "inverse",
     "largest_rise",
     "losses_along",
+    "merge_many",
     "nlm_alignment",
     "path_plane",
     "path_residuals",
@@ -73,4 +82,6 @@ __all__ = [
     "refresh_batch_norm",
     "softmax_collapse",
     "straight_path",
+    "straight_through_matching",
+    "weight_matching",
 ]

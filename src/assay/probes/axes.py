@@ -1,20 +1,20 @@
 """Which axes of a network's tensors may be permuted together: found by watching one forward pass.
 
-Every axis of every tensor that takes part carries a `Label`. Operations tie labels together (the columns of a linear
+Every axis of every tensor that takes part carries a label. Operations tie labels together (the columns of a linear
 layer's weight to the units that come in), or pin them, where the order of the entries matters. What an operation does
 is said for those listed here; any other pins whatever comes into it, which is always right, if sometimes too careful.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from assay.probes.axis_labels import Label, pin, pinned, reshaped, tie, tie_broadcast
 
 REORDERING = {"t", "transpose", "permute"}
 RESHAPING = {
@@ -27,61 +27,6 @@ POOLING = {
     *("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "adaptive_max_pool3d"),
     *("upsample_nearest1d", "upsample_nearest2d", "upsample_bilinear2d", "reflection_pad2d", "replication_pad2d"),
 }
-
-
-@dataclass
-class Node:
-    """The axes that share one permutation; `up` leads to the node that it was tied to, in blocks of `inner`."""
-
-    up: Node | None = None
-    inner: int = 1
-    pinned: bool = False
-
-    def find(self) -> tuple[Node, int]:
-        node, inner = self, 1
-        while node.up is not None:
-            inner *= node.inner
-            node = node.up
-        return node, inner
-
-
-@dataclass(frozen=True)
-class Label:
-    """What one axis is: entry i of the node's permutation moves `inner` neighbours of the axis at once."""
-
-    node: Node = field(default_factory=Node)
-    inner: int = 1
-
-    def root(self) -> tuple[Node, int]:
-        node, inner = self.node.find()
-        return node, inner * self.inner
-
-    def pin(self) -> None:
-        self.node.find()[0].pinned = True
-
-    @property
-    def free(self) -> bool:
-        return not self.node.find()[0].pinned
-
-
-def pinned() -> Label:
-    """An axis whose entries keep their order."""
-    return Label(Node(pinned=True))
-
-
-def tie(one: Label, other: Label) -> None:
-    """Both axes, of equal length, take the same permutation from now on."""
-    (a, inner_a), (b, inner_b) = one.root(), other.root()
-    if a is b:
-        if inner_a != inner_b:
-            a.pinned = True
-        return
-    if inner_a > inner_b:
-        (a, inner_a), (b, inner_b) = (b, inner_b), (a, inner_a)
-    if inner_b % inner_a or a.pinned or b.pinned:
-        a.pinned = b.pinned = True
-        return
-    a.up, a.inner = b, inner_b // inner_a  # the finer one moves in blocks
 
 
 class Watch(TorchDispatchMode):
@@ -148,7 +93,7 @@ class Watch(TorchDispatchMode):
         if name in RESHAPING:
             return reshaped(labels[0], shapes[0], shape)
         if name in POOLING or (name == "constant_pad_nd" and len(args[1]) <= 2 * (len(shape) - 2)):
-            _pin(labels[0][2:])
+            pin(labels[0][2:])
             return labels[0]
         if name in REDUCING:
             return self._reduced(args, labels[0], len(shape))
@@ -189,7 +134,7 @@ class Watch(TorchDispatchMode):
                 tie_broadcast(each, size, out, shape)
             return out
         for each in labels:
-            _pin(each)
+            pin(each)
         return None
 
     def _reduced(self, args: Any, labels: list[Label], left: int) -> list[Label]:
@@ -201,78 +146,20 @@ class Watch(TorchDispatchMode):
         return [label for d, label in enumerate(labels) if d not in dims]
 
 
-def tie_broadcast(
-    labels: Sequence[Label], shape: tuple[int, ...], onto: Sequence[Label], full: tuple[int, ...]
-) -> None:
-    """Tie the axes of a tensor to those it is broadcast against; an axis of length 1 goes with any order."""
-    for d in range(1, len(shape) + 1):
-        if shape[-d] == full[-d] and shape[-d] > 1:
-            tie(labels[-d], onto[-d])
-
-
-def reshaped(labels: Sequence[Label], old: tuple[int, ...], new: tuple[int, ...]) -> list[Label]:
-    """Labels after a view. An axis and the ones within it may be merged: (c, h, w) to c blocks of h w; and split again.
-
-    >>> c = Label()
-    >>> merged = reshaped([pinned(), c, pinned(), pinned()], (2, 3, 5, 7), (2, 105))
-    >>> merged[1].node is c.node, merged[1].inner
-    (True, 35)
-    >>> split = reshaped(merged, (2, 105), (2, 3, 35))
-    >>> split[1].node is c.node, split[1].inner, split[2].free
-    (True, 1, False)
-    """
-    out = [pinned() for _ in new]
-    if tuple(old) == tuple(new):
-        return list(labels)
-    before = [d for d, n in enumerate(old) if n != 1]
-    after = [d for d, n in enumerate(new) if n != 1]
-    i = j = 0
-    while i < len(before) and j < len(after):
-        sources, targets = [before[i]], [after[j]]
-        i, j = i + 1, j + 1
-        while (a := math.prod(old[d] for d in sources)) != (b := math.prod(new[d] for d in targets)):
-            if a < b:
-                sources.append(before[i])
-                i += 1
-            else:
-                targets.append(after[j])
-                j += 1
-        first = labels[sources[0]]
-        _pin(labels[d] for d in sources[1:])
-        inner = math.prod(old[d] for d in sources[1:])
-        if not first.free:
-            continue
-        if len(targets) == 1:
-            out[targets[0]] = Label(first.node, first.inner * inner)
-            continue
-        within = math.prod(new[d] for d in targets[1:])
-        node, whole = first.root()
-        if whole * inner % within == 0:
-            out[targets[0]] = Label(node, whole * inner // within)
-        else:
-            first.pin()
-    return out
-
-
 def _convolved(labels: list[list[Label]], shapes: list[tuple[int, ...]], args: Any) -> list[Label]:
     (x, weight), transposed, groups = labels[:2], args[6], args[8]
-    _pin([*x[2:], *weight[2:]])
+    pin([*x[2:], *weight[2:]])
     incoming, outgoing = (weight[0], weight[1]) if transposed else (weight[1], weight[0])
     if groups == 1:
         tie(x[1], incoming)
     elif groups == shapes[0][1] == shapes[1][0] and not transposed:  # one filter a channel
         tie(x[1], outgoing)
     else:
-        _pin([x[1], weight[0], weight[1]])
+        pin([x[1], weight[0], weight[1]])
         outgoing = pinned()
     for bias in labels[2:]:
         tie(outgoing, bias[0])
     return [x[0], outgoing, *(pinned() for _ in x[2:])]
-
-
-def _pin(labels: Iterable[Label]) -> None:
-    for label in labels:
-        label.pin()
 
 
 def _flat(values: Iterable[Any]) -> Iterable[Any]:
