@@ -13,6 +13,8 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
 - `illumination_invariance`: whether what a network says of a world depends on how it is lit.
 - `interpolate`, `losses_along`, `barrier`, `Barrier`: the straight line between two networks; `refresh_batch_norm`.
+- `predicted_barrier`, `layerwise_barrier`, `predicted_layerwise_barrier`: barriers from curvature, and layer by layer;
+  `fork`: runs that share their first steps.
 - `PermutationSpec`: permutations of hidden units that change nothing, found from a forward pass; `weight_matching`,
   `activation_matching`, `straight_through_matching`, `merge_many`: those that bring networks together.
 - `straight_path`, `StraightPath`, `largest_rise`: from a network's first weights to its last; `path_residuals`,
@@ -29,6 +31,12 @@ from assay.probes.embedded_cmd import EmbeddedCMD, FrozenWeights
 from assay.probes.exponent_histogram import ExponentHistogram, exponent_histogram
 from assay.probes.git_rebasin import activation_matching, merge_many, straight_through_matching, weight_matching
 from assay.probes.illumination_invariance import Invariance, illumination_invariance
+from assay.probes.linear_mode_connectivity import (
+    fork,
+    layerwise_barrier,
+    predicted_barrier,
+    predicted_layerwise_barrier,
+)
 from assay.probes.modes import Modes
 from assay.probes.online_cmd import OnlineCMD
 from assay.probes.path import Barrier, barrier, interpolate, losses_along, refresh_batch_norm
@@ -69,15 +77,19 @@ __all__ = [
     "compose",
     "directional_sharpness",
     "exponent_histogram",
+    "fork",
     "illumination_invariance",
     "interpolate",
     "inverse",
     "largest_rise",
+    "layerwise_barrier",
     "losses_along",
     "merge_many",
     "nlm_alignment",
     "path_plane",
     "path_residuals",
+    "predicted_barrier",
+    "predicted_layerwise_barrier",
     "record",
     "refresh_batch_norm",
     "softmax_collapse",
