@@ -17,6 +17,7 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
   `fork`: runs that share their first steps.
 - `PermutationSpec`: permutations of hidden units that change nothing, found from a forward pass; `weight_matching`,
   `activation_matching`, `straight_through_matching`, `merge_many`: those that bring networks together.
+- `Starlight`, `star_barriers`, `star_samples`: a network that lines of low loss join to all others.
 - `straight_path`, `StraightPath`, `largest_rise`: from a network's first weights to its last; `path_residuals`,
   `path_plane`, `PathPlane`: how far training strayed from that line.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
@@ -43,6 +44,7 @@ from assay.probes.path import Barrier, barrier, interpolate, losses_along, refre
 from assay.probes.permutation import PermutationSpec, compose, inverse
 from assay.probes.snapshot_pca import SnapshotPCA
 from assay.probes.softmax_collapse import nlm_alignment, softmax_collapse
+from assay.probes.star_domain import Starlight, star_barriers, star_samples
 from assay.probes.straight_path import (
     PathPlane,
     StraightPath,
@@ -67,6 +69,7 @@ __all__ = [
     "PathPlane",
     "PermutationSpec",
     "SnapshotPCA",
+    "Starlight",
     "StraightPath",
     "Trajectory",
     "activation_matching",
@@ -93,6 +96,8 @@ __all__ = [
     "record",
     "refresh_batch_norm",
     "softmax_collapse",
+    "star_barriers",
+    "star_samples",
     "straight_path",
     "straight_through_matching",
     "weight_matching",
