@@ -46,7 +46,13 @@ WIDTHS = {"width_32": 32, "width_64": 64, "width_128": 128, "width_256": 256, "w
 def matching_removes_the_barrier(
     arms, seed, *, dataset="fashion", train=10_000, probed=2_000, test=3_000, epochs=8, widths=(512, 512), points=25
 ):
-    """Barriers over the mean of the ends, in nats, on `probed` of the training images; the same two networks in all."""
+    """Barriers over the mean of the ends, in nats, on `probed` of the training images; the same two networks in all.
+
+    Holds. The naive line climbs 0.94 nats, after matching by weights 0.056, by activations 0.055 (a part of which is
+    that the two ends differ). The midpoint classifies 84.0 and 84.7 % rightly, the ends 85.6 %, the naive midpoint
+    57.3 %. Straight-through matching (0.057) starts from weight matching, and its ten steps at the authors' learning
+    rate left three of five pairs as they were.
+    """
     split = data.load(dataset, train=train, test=test, seed=seed)
     a, b = (trained(split.train, split, each, epochs, widths) for each in (seed, seed + 100_000))
     seen = data.Labelled(split.train.inputs[:probed], split.train.targets[:probed])
