@@ -13,6 +13,14 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
 - `CueTest`: which of several cues that say the same a classifier follows; `basin_retention`, whether it stays with it.
 - `illumination_invariance`: whether what a network says of a world depends on how it is lit.
+- `interpolate`, `losses_along`, `barrier`, `Barrier`: the straight line between two networks; `refresh_batch_norm`.
+- `predicted_barrier`, `layerwise_barrier`, `predicted_layerwise_barrier`: barriers from curvature, and layer by layer;
+  `fork`: runs that share their first steps.
+- `PermutationSpec`: permutations of hidden units that change nothing, found from a forward pass; `weight_matching`,
+  `activation_matching`, `straight_through_matching`, `merge_many`: those that bring networks together.
+- `Starlight`, `star_barriers`, `star_samples`: a network that lines of low loss join to all others.
+- `straight_path`, `StraightPath`, `largest_rise`: from a network's first weights to its last; `path_residuals`,
+  `path_plane`, `PathPlane`: how far training strayed from that line.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
 """
 
@@ -23,18 +31,37 @@ from assay.probes.directional_sharpness import Direction, compare_directions, di
 from assay.probes.dmd import DMD
 from assay.probes.embedded_cmd import EmbeddedCMD, FrozenWeights
 from assay.probes.exponent_histogram import ExponentHistogram, exponent_histogram
+from assay.probes.git_rebasin import activation_matching, merge_many, straight_through_matching, weight_matching
 from assay.probes.illumination_invariance import Invariance, illumination_invariance
+from assay.probes.linear_mode_connectivity import (
+    fork,
+    layerwise_barrier,
+    predicted_barrier,
+    predicted_layerwise_barrier,
+)
 from assay.probes.modes import Modes
 from assay.probes.online_cmd import OnlineCMD
 from assay.probes.shortcut_cues import CueTest, basin_retention
+from assay.probes.path import Barrier, barrier, interpolate, losses_along, refresh_batch_norm
+from assay.probes.permutation import PermutationSpec, compose, inverse
 from assay.probes.snapshot_pca import SnapshotPCA
 from assay.probes.softmax_collapse import nlm_alignment, softmax_collapse
+from assay.probes.star_domain import Starlight, star_barriers, star_samples
+from assay.probes.straight_path import (
+    PathPlane,
+    StraightPath,
+    largest_rise,
+    path_plane,
+    path_residuals,
+    straight_path,
+)
 from assay.probes.trajectory import Trajectory, record
 
 __all__ = [
     "CMD",
     "DMD",
     "CueTest",
+    "Barrier",
     "Direction",
     "EmbeddedCMD",
     "ExponentHistogram",
@@ -42,16 +69,40 @@ __all__ = [
     "Invariance",
     "Modes",
     "OnlineCMD",
+    "PathPlane",
+    "PermutationSpec",
     "SnapshotPCA",
+    "Starlight",
+    "StraightPath",
     "Trajectory",
+    "activation_matching",
     "active_neurons",
     "basin_retention",
+    "barrier",
     "checkpoints",
     "compare_directions",
+    "compose",
     "directional_sharpness",
     "exponent_histogram",
+    "fork",
     "illumination_invariance",
+    "interpolate",
+    "inverse",
+    "largest_rise",
+    "layerwise_barrier",
+    "losses_along",
+    "merge_many",
     "nlm_alignment",
+    "path_plane",
+    "path_residuals",
+    "predicted_barrier",
+    "predicted_layerwise_barrier",
     "record",
+    "refresh_batch_norm",
     "softmax_collapse",
+    "star_barriers",
+    "star_samples",
+    "straight_path",
+    "straight_through_matching",
+    "weight_matching",
 ]
