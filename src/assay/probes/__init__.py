@@ -9,6 +9,9 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
   and `FrozenWeights`, the opponent of the latter.
 - `DMD`, `SnapshotPCA`: linear dynamics and linear subspace of the same snapshots.
 - `exponent_histogram`: where numbers lie on the scale of powers of two.
+- `record_activations`, `stream_activations`, `watched`: what named layers put out, over data or in one pass.
+- `unit_samples`, `unit_correlation`, `UnitCorrelation`: how alike units of two networks are; `assign_units`,
+  `best_buddies`, `cocluster_units`: which go with which; `k_means` beneath the last.
 - `active_neurons`: how many hidden units are at work, by layer.
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
 - `illumination_invariance`: whether what a network says of a world depends on how it is lit.
@@ -16,6 +19,7 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 """
 
 from assay.probes import checkpoints
+from assay.probes.activations import record_activations, stream_activations, watched
 from assay.probes.active_neurons import active_neurons
 from assay.probes.cmd import CMD
 from assay.probes.directional_sharpness import Direction, compare_directions, directional_sharpness
@@ -23,6 +27,16 @@ from assay.probes.dmd import DMD
 from assay.probes.embedded_cmd import EmbeddedCMD, FrozenWeights
 from assay.probes.exponent_histogram import ExponentHistogram, exponent_histogram
 from assay.probes.illumination_invariance import Invariance, illumination_invariance
+from assay.probes.matching import (
+    Assignment,
+    UnitCorrelation,
+    assign_units,
+    best_buddies,
+    cocluster_units,
+    k_means,
+    unit_correlation,
+    unit_samples,
+)
 from assay.probes.modes import Modes
 from assay.probes.online_cmd import OnlineCMD
 from assay.probes.snapshot_pca import SnapshotPCA
@@ -32,6 +46,7 @@ from assay.probes.trajectory import Trajectory, record
 __all__ = [
     "CMD",
     "DMD",
+    "Assignment",
     "Direction",
     "EmbeddedCMD",
     "ExponentHistogram",
@@ -41,13 +56,23 @@ __all__ = [
     "OnlineCMD",
     "SnapshotPCA",
     "Trajectory",
+    "UnitCorrelation",
     "active_neurons",
+    "assign_units",
+    "best_buddies",
     "checkpoints",
+    "cocluster_units",
     "compare_directions",
     "directional_sharpness",
     "exponent_histogram",
     "illumination_invariance",
+    "k_means",
     "nlm_alignment",
     "record",
+    "record_activations",
     "softmax_collapse",
+    "stream_activations",
+    "unit_correlation",
+    "unit_samples",
+    "watched",
 ]
