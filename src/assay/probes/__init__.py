@@ -16,16 +16,35 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
 - `illumination_invariance`: whether what a network says of a world depends on how it is lit.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
+- `sparse_prediction`, `units_needed`, `rotated_units`: one network's units made of another's, and a control for it.
+- `patch_basis`, `energy_profile`: what a first layer listens to; `linear_cnn_profile`, `fit_time`: what theory says it
+  does; `filter_whiteness`.
 """
 
 from assay.probes import checkpoints
 from assay.probes.activations import record_activations, stream_activations, watched
 from assay.probes.active_neurons import active_neurons
 from assay.probes.cmd import CMD
+from assay.probes.convergent_learning import (
+    SparsePrediction,
+    UnitsNeeded,
+    rotated_units,
+    sparse_prediction,
+    units_needed,
+)
 from assay.probes.directional_sharpness import Direction, compare_directions, directional_sharpness
 from assay.probes.dmd import DMD
 from assay.probes.embedded_cmd import EmbeddedCMD, FrozenWeights
 from assay.probes.exponent_histogram import ExponentHistogram, exponent_histogram
+from assay.probes.first_layer_energy import (
+    FittedTime,
+    PatchBasis,
+    energy_profile,
+    filter_whiteness,
+    fit_time,
+    linear_cnn_profile,
+    patch_basis,
+)
 from assay.probes.illumination_invariance import Invariance, illumination_invariance
 from assay.probes.matching import (
     Assignment,
@@ -50,13 +69,17 @@ __all__ = [
     "Direction",
     "EmbeddedCMD",
     "ExponentHistogram",
+    "FittedTime",
     "FrozenWeights",
     "Invariance",
     "Modes",
     "OnlineCMD",
+    "PatchBasis",
     "SnapshotPCA",
+    "SparsePrediction",
     "Trajectory",
     "UnitCorrelation",
+    "UnitsNeeded",
     "active_neurons",
     "assign_units",
     "best_buddies",
@@ -64,15 +87,23 @@ __all__ = [
     "cocluster_units",
     "compare_directions",
     "directional_sharpness",
+    "energy_profile",
     "exponent_histogram",
+    "filter_whiteness",
+    "fit_time",
     "illumination_invariance",
     "k_means",
+    "linear_cnn_profile",
     "nlm_alignment",
+    "patch_basis",
     "record",
     "record_activations",
+    "rotated_units",
     "softmax_collapse",
+    "sparse_prediction",
     "stream_activations",
     "unit_correlation",
     "unit_samples",
+    "units_needed",
     "watched",
 ]
