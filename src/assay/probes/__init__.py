@@ -19,6 +19,8 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `sparse_prediction`, `units_needed`, `rotated_units`: one network's units made of another's, and a control for it.
 - `patch_basis`, `energy_profile`: what a first layer listens to; `linear_cnn_profile`, `fit_time`: what theory says it
   does; `filter_whiteness`.
+- `zoo_tables`, `mine_rosetta`, `RosettaDictionary`: units that every model of a zoo has, by `MapCorrelation`;
+  `rosetta_inversion`: from an image to a generator through them.
 """
 
 from assay.probes import checkpoints
@@ -58,6 +60,18 @@ from assay.probes.matching import (
 )
 from assay.probes.modes import Modes
 from assay.probes.online_cmd import OnlineCMD
+from assay.probes.rosetta_inversion import Inversion, rosetta_inversion
+from assay.probes.rosetta_neurons import (
+    MapCorrelation,
+    Member,
+    RosettaDictionary,
+    Tables,
+    Unit,
+    map_correlation,
+    mine_rosetta,
+    token_maps,
+    zoo_tables,
+)
 from assay.probes.snapshot_pca import SnapshotPCA
 from assay.probes.softmax_collapse import nlm_alignment, softmax_collapse
 from assay.probes.trajectory import Trajectory, record
@@ -72,12 +86,18 @@ __all__ = [
     "FittedTime",
     "FrozenWeights",
     "Invariance",
+    "Inversion",
+    "MapCorrelation",
+    "Member",
     "Modes",
     "OnlineCMD",
     "PatchBasis",
+    "RosettaDictionary",
     "SnapshotPCA",
     "SparsePrediction",
+    "Tables",
     "Trajectory",
+    "Unit",
     "UnitCorrelation",
     "UnitsNeeded",
     "active_neurons",
@@ -94,16 +114,21 @@ __all__ = [
     "illumination_invariance",
     "k_means",
     "linear_cnn_profile",
+    "map_correlation",
+    "mine_rosetta",
     "nlm_alignment",
     "patch_basis",
     "record",
     "record_activations",
+    "rosetta_inversion",
     "rotated_units",
     "softmax_collapse",
     "sparse_prediction",
     "stream_activations",
+    "token_maps",
     "unit_correlation",
     "unit_samples",
     "units_needed",
     "watched",
+    "zoo_tables",
 ]
