@@ -21,6 +21,8 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
   does; `filter_whiteness`.
 - `zoo_tables`, `mine_rosetta`, `RosettaDictionary`: units that every model of a zoo has, by `MapCorrelation`;
   `rosetta_inversion`: from an image to a generator through them.
+- `MultifacetedVisualization`: a picture for each kind of thing a unit fires for, `maximize_activation` from
+  `facet_starts` in `Octave`s; `tv_denoise`; `tsne`, `tsne_gradient`, `neighbour_probabilities`.
 """
 
 from assay.probes import checkpoints
@@ -59,6 +61,13 @@ from assay.probes.matching import (
     unit_samples,
 )
 from assay.probes.modes import Modes
+from assay.probes.multifaceted_visualization import (
+    MultifacetedVisualization,
+    Octave,
+    facet_starts,
+    maximize_activation,
+    tv_denoise,
+)
 from assay.probes.online_cmd import OnlineCMD
 from assay.probes.rosetta_inversion import Inversion, rosetta_inversion
 from assay.probes.rosetta_neurons import (
@@ -75,6 +84,7 @@ from assay.probes.rosetta_neurons import (
 from assay.probes.snapshot_pca import SnapshotPCA
 from assay.probes.softmax_collapse import nlm_alignment, softmax_collapse
 from assay.probes.trajectory import Trajectory, record
+from assay.probes.tsne import neighbour_probabilities, tsne, tsne_gradient
 
 __all__ = [
     "CMD",
@@ -90,6 +100,8 @@ __all__ = [
     "MapCorrelation",
     "Member",
     "Modes",
+    "MultifacetedVisualization",
+    "Octave",
     "OnlineCMD",
     "PatchBasis",
     "RosettaDictionary",
@@ -109,13 +121,16 @@ __all__ = [
     "directional_sharpness",
     "energy_profile",
     "exponent_histogram",
+    "facet_starts",
     "filter_whiteness",
     "fit_time",
     "illumination_invariance",
     "k_means",
     "linear_cnn_profile",
     "map_correlation",
+    "maximize_activation",
     "mine_rosetta",
+    "neighbour_probabilities",
     "nlm_alignment",
     "patch_basis",
     "record",
@@ -126,6 +141,9 @@ __all__ = [
     "sparse_prediction",
     "stream_activations",
     "token_maps",
+    "tsne",
+    "tsne_gradient",
+    "tv_denoise",
     "unit_correlation",
     "unit_samples",
     "units_needed",
