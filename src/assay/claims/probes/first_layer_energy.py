@@ -114,7 +114,12 @@ def profile_is_consistent(arms, seed, *, train=2_000, epochs=15, lr=0.05):
     left_out=("networks that are trained from small random weights; here the filters themselves, from 0",),
 )
 def linear_cnn_whitens(arms, seed, *, train=8_000, outputs=64, early=10, late=30_000):
-    """Mean patches, squared loss, labels drawn at random for each image and output; full-batch gradient descent."""
+    """Mean patches, squared loss, labels drawn at random for each image and output; full-batch gradient descent.
+
+    Holds: from 0.040, one component of 25, after 10 steps to 0.273 after 30,000. That is moving toward white and far
+    from it: the standard deviations of mean patches span five orders of magnitude, and 30,000 steps at this rate reach
+    the 6 components above 6e-3 of the first. Of single patches, which span a factor of 30, they would reach all 25.
+    """
     images, _, patches = prepared(train, seed, mean_patches=True)
     rows = nn.functional.unfold(images, 5).mean(2).double()
     rows = (rows - rows.mean(0)) @ patches.basis
