@@ -9,6 +9,9 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
   and `FrozenWeights`, the opponent of the latter.
 - `DMD`, `SnapshotPCA`: linear dynamics and linear subspace of the same snapshots.
 - `exponent_histogram`: where numbers lie on the scale of powers of two.
+- `record_activations`, `stream_activations`, `watched`: what named layers put out, over data or in one pass.
+- `unit_samples`, `unit_correlation`, `UnitCorrelation`: how alike units of two networks are; `assign_units`,
+  `best_buddies`, `cocluster_units`: which go with which; `k_means` beneath the last.
 - `active_neurons`: how many hidden units are at work, by layer.
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
 - `CueTest`: which of several cues that say the same a classifier follows; `basin_retention`, whether it stays with it.
@@ -22,11 +25,26 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `straight_path`, `StraightPath`, `largest_rise`: from a network's first weights to its last; `path_residuals`,
   `path_plane`, `PathPlane`: how far training strayed from that line.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
+- `sparse_prediction`, `units_needed`, `rotated_units`: one network's units made of another's, and a control for it.
+- `patch_basis`, `energy_profile`: what a first layer listens to; `linear_cnn_profile`, `fit_time`: what theory says it
+  does; `filter_whiteness`.
+- `zoo_tables`, `mine_rosetta`, `RosettaDictionary`: units that every model of a zoo has, by `MapCorrelation`;
+  `rosetta_inversion`: from an image to a generator through them.
+- `MultifacetedVisualization`: a picture for each kind of thing a unit fires for, `maximize_activation` from
+  `facet_starts` in `Octave`s; `tv_denoise`; `tsne`, `tsne_gradient`, `neighbour_probabilities`.
 """
 
 from assay.probes import checkpoints
+from assay.probes.activations import record_activations, stream_activations, watched
 from assay.probes.active_neurons import active_neurons
 from assay.probes.cmd import CMD
+from assay.probes.convergent_learning import (
+    SparsePrediction,
+    UnitsNeeded,
+    rotated_units,
+    sparse_prediction,
+    units_needed,
+)
 from assay.probes.directional_sharpness import Direction, compare_directions, directional_sharpness
 from assay.probes.dmd import DMD
 from assay.probes.embedded_cmd import EmbeddedCMD, FrozenWeights
@@ -38,12 +56,50 @@ from assay.probes.linear_mode_connectivity import (
     layerwise_barrier,
     predicted_barrier,
     predicted_layerwise_barrier,
+from assay.probes.first_layer_energy import (
+    FittedTime,
+    PatchBasis,
+    energy_profile,
+    filter_whiteness,
+    fit_time,
+    linear_cnn_profile,
+    patch_basis,
+)
+from assay.probes.illumination_invariance import Invariance, illumination_invariance
+from assay.probes.matching import (
+    Assignment,
+    UnitCorrelation,
+    assign_units,
+    best_buddies,
+    cocluster_units,
+    k_means,
+    unit_correlation,
+    unit_samples,
 )
 from assay.probes.modes import Modes
+from assay.probes.multifaceted_visualization import (
+    MultifacetedVisualization,
+    Octave,
+    facet_starts,
+    maximize_activation,
+    tv_denoise,
+)
 from assay.probes.online_cmd import OnlineCMD
 from assay.probes.shortcut_cues import CueTest, basin_retention
 from assay.probes.path import Barrier, barrier, interpolate, losses_along, refresh_batch_norm
 from assay.probes.permutation import PermutationSpec, compose, inverse
+from assay.probes.rosetta_inversion import Inversion, rosetta_inversion
+from assay.probes.rosetta_neurons import (
+    MapCorrelation,
+    Member,
+    RosettaDictionary,
+    Tables,
+    Unit,
+    map_correlation,
+    mine_rosetta,
+    token_maps,
+    zoo_tables,
+)
 from assay.probes.snapshot_pca import SnapshotPCA
 from assay.probes.softmax_collapse import nlm_alignment, softmax_collapse
 from assay.probes.star_domain import Starlight, star_barriers, star_samples
@@ -56,18 +112,26 @@ from assay.probes.straight_path import (
     straight_path,
 )
 from assay.probes.trajectory import Trajectory, record
+from assay.probes.tsne import neighbour_probabilities, tsne, tsne_gradient
 
 __all__ = [
     "CMD",
     "DMD",
     "CueTest",
     "Barrier",
+    "Assignment",
     "Direction",
     "EmbeddedCMD",
     "ExponentHistogram",
+    "FittedTime",
     "FrozenWeights",
     "Invariance",
+    "Inversion",
+    "MapCorrelation",
+    "Member",
     "Modes",
+    "MultifacetedVisualization",
+    "Octave",
     "OnlineCMD",
     "PathPlane",
     "PermutationSpec",
@@ -79,10 +143,24 @@ __all__ = [
     "active_neurons",
     "basin_retention",
     "barrier",
+    "PatchBasis",
+    "RosettaDictionary",
+    "SnapshotPCA",
+    "SparsePrediction",
+    "Tables",
+    "Trajectory",
+    "Unit",
+    "UnitCorrelation",
+    "UnitsNeeded",
+    "active_neurons",
+    "assign_units",
+    "best_buddies",
     "checkpoints",
+    "cocluster_units",
     "compare_directions",
     "compose",
     "directional_sharpness",
+    "energy_profile",
     "exponent_histogram",
     "fork",
     "illumination_invariance",
@@ -105,4 +183,32 @@ __all__ = [
     "straight_path",
     "straight_through_matching",
     "weight_matching",
+    "facet_starts",
+    "filter_whiteness",
+    "fit_time",
+    "illumination_invariance",
+    "k_means",
+    "linear_cnn_profile",
+    "map_correlation",
+    "maximize_activation",
+    "mine_rosetta",
+    "neighbour_probabilities",
+    "nlm_alignment",
+    "patch_basis",
+    "record",
+    "record_activations",
+    "rosetta_inversion",
+    "rotated_units",
+    "softmax_collapse",
+    "sparse_prediction",
+    "stream_activations",
+    "token_maps",
+    "tsne",
+    "tsne_gradient",
+    "tv_denoise",
+    "unit_correlation",
+    "unit_samples",
+    "units_needed",
+    "watched",
+    "zoo_tables",
 ]
