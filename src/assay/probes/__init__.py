@@ -13,9 +13,10 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
 - `illumination_invariance`: whether what a network says of a world depends on how it is lit.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
+- `tangent`: the derivative of a network's outputs by its weights: Jacobian, kernel, products with a direction.
 """
 
-from assay.probes import checkpoints
+from assay.probes import checkpoints, tangent
 from assay.probes.active_neurons import active_neurons
 from assay.probes.cmd import CMD
 from assay.probes.directional_sharpness import Direction, compare_directions, directional_sharpness
@@ -50,4 +51,5 @@ __all__ = [
     "nlm_alignment",
     "record",
     "softmax_collapse",
+    "tangent",
 ]
