@@ -13,6 +13,10 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
 - `illumination_invariance`: whether what a network says of a world depends on how it is lit.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
+- `NeuralCollapse`, `collapse_geometry`, `distance_to`, `UnconstrainedFeatures`: which frame features and classifier
+  form, and which one theory predicts for the sizes of the classes.
+- `randomize`, `fit_curve`, `interpolating_network`: data with their sense taken out, how soon they are fitted, and the
+  two-layer network that fits any.
 - `tangent`: the derivative of a network's outputs by its weights: Jacobian, kernel, products with a direction.
 """
 
@@ -25,7 +29,22 @@ from assay.probes.embedded_cmd import EmbeddedCMD, FrozenWeights
 from assay.probes.exponent_histogram import ExponentHistogram, exponent_histogram
 from assay.probes.illumination_invariance import Invariance, illumination_invariance
 from assay.probes.modes import Modes
+from assay.probes.neural_collapse import (
+    Collapse,
+    Geometry,
+    NeuralCollapse,
+    UnconstrainedFeatures,
+    collapse_geometry,
+    distance_to,
+)
 from assay.probes.online_cmd import OnlineCMD
+from assay.probes.rethinking_generalization import (
+    Curve,
+    InterpolatingNetwork,
+    fit_curve,
+    interpolating_network,
+    randomize,
+)
 from assay.probes.snapshot_pca import SnapshotPCA
 from assay.probes.softmax_collapse import nlm_alignment, softmax_collapse
 from assay.probes.trajectory import Trajectory, record
@@ -33,22 +52,33 @@ from assay.probes.trajectory import Trajectory, record
 __all__ = [
     "CMD",
     "DMD",
+    "Collapse",
+    "Curve",
     "Direction",
     "EmbeddedCMD",
     "ExponentHistogram",
     "FrozenWeights",
+    "Geometry",
+    "InterpolatingNetwork",
     "Invariance",
     "Modes",
+    "NeuralCollapse",
     "OnlineCMD",
     "SnapshotPCA",
     "Trajectory",
+    "UnconstrainedFeatures",
     "active_neurons",
     "checkpoints",
+    "collapse_geometry",
     "compare_directions",
     "directional_sharpness",
+    "distance_to",
     "exponent_histogram",
+    "fit_curve",
     "illumination_invariance",
+    "interpolating_network",
     "nlm_alignment",
+    "randomize",
     "record",
     "softmax_collapse",
     "tangent",
