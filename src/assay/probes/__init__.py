@@ -17,11 +17,14 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
   form, and which one theory predicts for the sizes of the classes.
 - `randomize`, `fit_curve`, `interpolating_network`: data with their sense taken out, how soon they are fitted, and the
   two-layer network that fits any.
+- `Telescope`, `TelescopingSmoother`, `effective_parameters`: training as a sum of first-order changes, and the weights
+  that a network puts on its targets; `BoostedTrees`, whose weights are known too.
 - `tangent`: the derivative of a network's outputs by its weights: Jacobian, kernel, products with a direction.
 """
 
 from assay.probes import checkpoints, tangent
 from assay.probes.active_neurons import active_neurons
+from assay.probes.boosted_trees import BoostedTrees
 from assay.probes.cmd import CMD
 from assay.probes.directional_sharpness import Direction, compare_directions, directional_sharpness
 from assay.probes.dmd import DMD
@@ -47,11 +50,13 @@ from assay.probes.rethinking_generalization import (
 )
 from assay.probes.snapshot_pca import SnapshotPCA
 from assay.probes.softmax_collapse import nlm_alignment, softmax_collapse
+from assay.probes.telescoping_model import Telescope, TelescopingSmoother, effective_parameters
 from assay.probes.trajectory import Trajectory, record
 
 __all__ = [
     "CMD",
     "DMD",
+    "BoostedTrees",
     "Collapse",
     "Curve",
     "Direction",
@@ -65,6 +70,8 @@ __all__ = [
     "NeuralCollapse",
     "OnlineCMD",
     "SnapshotPCA",
+    "Telescope",
+    "TelescopingSmoother",
     "Trajectory",
     "UnconstrainedFeatures",
     "active_neurons",
@@ -73,6 +80,7 @@ __all__ = [
     "compare_directions",
     "directional_sharpness",
     "distance_to",
+    "effective_parameters",
     "exponent_histogram",
     "fit_curve",
     "illumination_invariance",
