@@ -55,6 +55,27 @@ def test_two_layer_kernel_in_closed_form():
     torch.testing.assert_close(tangent.kernel(model, x), (x @ x.T) * (on @ on.T) + a @ a.T)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_linear_kernel_is_the_kernel(dtype):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5, bias=False), nn.ReLU(), nn.Linear(5, 1)).to(dtype)
+    x, other = batch(7, dtype), batch(5, dtype)
+    for frozen in (False, True):
+        torch.testing.assert_close(tangent.linear_kernel(model, x), tangent.kernel(model.requires_grad_(True), x))
+        expected = tangent.kernel(model, x, other)
+        model.requires_grad_(not frozen)
+        torch.testing.assert_close(tangent.linear_kernel(model, x, other), expected)
+    assert not any(m._forward_hooks for m in model.modules())
+    assert all(p.grad is None for p in model.parameters())
+    with pytest.raises(ValueError, match=r"one output: got \(7, 3\)"):
+        tangent.linear_kernel(nn.Linear(4, 3).to(dtype), x)
+    with pytest.raises(ValueError, match="linear layers"):
+        tangent.linear_kernel(network(dtype), x)
+    with pytest.raises(RuntimeError):
+        tangent.linear_kernel(model, x[:, :2])
+    assert not any(m._forward_hooks for m in model.modules())
+
+
 def test_along_is_the_jacobian_times_a_direction_and_a_difference_quotient():
     model, x = network(), batch(7)
     v = {n: torch.randn_like(p) for n, p in model.named_parameters()}

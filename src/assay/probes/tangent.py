@@ -2,6 +2,7 @@
 
 - `jacobian`: $J = \\partial f(x) / \\partial\\theta$, a row an output: the tangent features of the inputs.
 - `kernel`: $K(x, x') = J(x) J(x')^\\top$, the empirical neural tangent kernel.
+- `linear_kernel`: the same for networks of linear layers with one output, many times as fast, from one backward pass.
 - `along`: $J v$ for one direction of all weights, without $J$.
 
 All are taken at the present weights, in evaluation mode (dropout off, batch norm with its running statistics).
@@ -101,6 +102,33 @@ def kernel(
     return torch.cat([torch.cat(row, dim=1) for row in rows])
 
 
+def linear_kernel(model: nn.Module, inputs: Tensor, others: Tensor | None = None) -> Float[Tensor, "m n"]:
+    r"""The empirical tangent kernel of a network whose weights all sit in linear layers, and which has one output.
+
+    $K(x, x') = \sum_l (a_l(x) \cdot a_l(x') + 1)\, (\delta_l(x) \cdot \delta_l(x'))$ over the linear layers, with
+    their inputs $a_l$ and the derivatives $\delta_l$ of the output by theirs; without the 1 where there is no bias.
+
+    Args:
+        model: takes (m, d), gives (m,) or (m, 1); every linear layer is used once. In evaluation mode.
+        inputs: x, (m, d).
+        others: x', (n, d); None for the inputs themselves.
+
+    Raises:
+        ValueError: for no examples, several outputs, weights outside of linear layers.
+
+    Example:
+        >>> line = nn.Linear(2, 1)
+        >>> linear_kernel(line, torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.tensor([[10.0, 1.0]]))
+        tensor([[13.],
+                [31.]])
+    """
+    left = _factors(model, inputs)
+    right = left if others is None else _factors(model, others)
+    return torch.stack([(a @ b.T + bias) * (d @ e.T) for (a, d, bias), (b, e, _) in zip(left, right, strict=True)]).sum(
+        0
+    )
+
+
 def along(
     model: nn.Module, inputs: Tensor, direction: dict[str, Tensor], *, at: dict[str, Tensor] | None = None
 ) -> tuple[Float[Tensor, "m ..."], Float[Tensor, "m ..."]]:
@@ -167,3 +195,29 @@ def _examples(inputs: Tensor) -> Tensor:
 
 def _one(model: nn.Module) -> Callable[[dict[str, Tensor], Tensor], Tensor]:
     return lambda parameters, x: functional_call(model, parameters, (x[None],))[0]
+
+
+def _factors(model: nn.Module, inputs: Tensor) -> list[tuple[Tensor, Tensor, float]]:
+    """Of each linear layer: its inputs, the derivative of the network's output by its outputs, 1 if it has a bias."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    inside = sum(p.numel() for layer in layers for p in layer.parameters())
+    if inside != sum(p.numel() for p in model.parameters()) or not layers:
+        raise ValueError("model must have all its weights in linear layers: got others, or none")
+    seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def keep(layer: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        out = out if out.requires_grad else out.requires_grad_()
+        seen[layer] = given[0].detach(), out
+        return out
+
+    handles = [layer.register_forward_hook(keep) for layer in layers]
+    try:
+        with evaluating(model), torch.enable_grad():
+            outputs = model(_examples(inputs))
+            if outputs.numel() != len(inputs):
+                raise ValueError(f"model must have one output: got {tuple(outputs.shape)}")
+            slopes = torch.autograd.grad(outputs.sum(), [seen[layer][1] for layer in layers])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [(seen[layer][0], slope, float(layer.bias is not None)) for layer, slope in zip(layers, slopes, strict=True)]

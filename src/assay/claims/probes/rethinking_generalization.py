@@ -13,7 +13,7 @@ LEFT_OUT = (
     "whitened images and data augmentation; here pixels in [0, 1] as they are",
 )
 PAPER = dict(dataset="cifar10", train=50_000, test=10_000)
-# Pilot with seed 1000, training loss on random labels: the whole grid 0.02, 0.05, 0.1 is in the docstring.
+# By training speed on random labels, seed 1000: after 101 epochs 90, 96 and 73 % are fitted at 0.02, 0.05 and 0.1.
 RATE = 0.05
 
 
