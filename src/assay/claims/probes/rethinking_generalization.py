@@ -87,17 +87,19 @@ def regularization_does_not_prevent_it(
     arms=("construction",),
     holds=all_of(
         at_most("relative_error", 1e-6, arm="construction"),
-        at_most("weights_beyond_2n_plus_d", 0, arm="construction"),
-        at_least("weights_beyond_2n_plus_d", 0, arm="construction"),
+        at_most("weights_off_2n_plus_d", 0.5, arm="construction"),
     ),
     smoke=dict(counts=(20, 50)),
     reported={"theorem 1": "2n + d weights, exact"},
 )
 def two_n_plus_d_weights(arm, seed, *, counts=(100, 500, 1_000)):
-    """Digits with random real targets; the error is the largest, against the largest target, of all sizes."""
+    """Digits with random real targets; the error is the largest, against the largest target, of all sizes.
+
+    A whole number of weights is at most half a weight off only where it is exact.
+    """
     inputs = data.load("digits", test=0, seed=seed).train.inputs.flatten(1)
     generator = torch.Generator().manual_seed(seed)
-    worst, beyond = 0.0, 0
+    worst, off = 0.0, 0
     for n in counts:
         x = torch.unique(inputs, dim=0)
         x = x[torch.randperm(len(x), generator=generator)[:n]]
@@ -105,8 +107,8 @@ def two_n_plus_d_weights(arm, seed, *, counts=(100, 500, 1_000)):
         network = interpolating_network(x, y, generator=generator)
         with torch.no_grad():
             worst = max(worst, ((network(x) - y).abs().max() / y.abs().max()).item())
-        beyond = max(beyond, abs(sum(p.numel() for p in network.parameters()) - 2 * n - x.shape[1]))
-    return {"relative_error": worst, "weights_beyond_2n_plus_d": float(beyond)}
+        off = max(off, abs(sum(p.numel() for p in network.parameters()) - 2 * n - x.shape[1]))
+    return {"relative_error": worst, "weights_off_2n_plus_d": float(off)}
 
 
 def trained(make, examples, test, seed, max_epochs, lr, decay=0.0):
