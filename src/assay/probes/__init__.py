@@ -19,13 +19,18 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
   two-layer network that fits any.
 - `Telescope`, `TelescopingSmoother`, `effective_parameters`: training as a sum of first-order changes, and the weights
   that a network puts on its targets; `BoostedTrees`, whose weights are known too.
+- `Branched`, `branch_specialization`, `branch_solution`: parallel branches, how far they become experts, and what the
+  linearized network says they would.
+- `data_scaling`, `fit_scaling`, `extrapolate`: scores by the number of training examples, and the laws they follow.
 - `tangent`: the derivative of a network's outputs by its weights: Jacobian, kernel, products with a direction.
 """
 
 from assay.probes import checkpoints, tangent
 from assay.probes.active_neurons import active_neurons
 from assay.probes.boosted_trees import BoostedTrees
+from assay.probes.branch_specialization import Branched, Specialization, branch_solution, branch_specialization
 from assay.probes.cmd import CMD
+from assay.probes.data_scaling import Law, Scaling, data_scaling, extrapolate, fit_scaling
 from assay.probes.directional_sharpness import Direction, compare_directions, directional_sharpness
 from assay.probes.dmd import DMD
 from assay.probes.embedded_cmd import EmbeddedCMD, FrozenWeights
@@ -57,6 +62,7 @@ __all__ = [
     "CMD",
     "DMD",
     "BoostedTrees",
+    "Branched",
     "Collapse",
     "Curve",
     "Direction",
@@ -66,23 +72,31 @@ __all__ = [
     "Geometry",
     "InterpolatingNetwork",
     "Invariance",
+    "Law",
     "Modes",
     "NeuralCollapse",
     "OnlineCMD",
+    "Scaling",
     "SnapshotPCA",
+    "Specialization",
     "Telescope",
     "TelescopingSmoother",
     "Trajectory",
     "UnconstrainedFeatures",
     "active_neurons",
+    "branch_solution",
+    "branch_specialization",
     "checkpoints",
     "collapse_geometry",
     "compare_directions",
+    "data_scaling",
     "directional_sharpness",
     "distance_to",
     "effective_parameters",
     "exponent_histogram",
+    "extrapolate",
     "fit_curve",
+    "fit_scaling",
     "illumination_invariance",
     "interpolating_network",
     "nlm_alignment",
