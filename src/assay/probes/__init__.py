@@ -36,7 +36,22 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 
 from assay.probes import checkpoints
 from assay.probes.activations import record_activations, stream_activations, watched
+- `NeuralCollapse`, `collapse_geometry`, `distance_to`, `UnconstrainedFeatures`: which frame features and classifier
+  form, and which one theory predicts for the sizes of the classes.
+- `randomize`, `fit_curve`, `interpolating_network`: data with their sense taken out, how soon they are fitted, and the
+  two-layer network that fits any.
+- `Telescope`, `TelescopingSmoother`, `effective_parameters`: training as a sum of first-order changes, and the weights
+  that a network puts on its targets; `BoostedTrees`, whose weights are known too.
+- `Branched`, `branch_specialization`, `branch_solution`: parallel branches, how far they become experts, and what the
+  linearized network says they would.
+- `data_scaling`, `fit_scaling`, `extrapolate`: scores by the number of training examples, and the laws they follow.
+- `tangent`: the derivative of a network's outputs by its weights: Jacobian, kernel, products with a direction.
+"""
+
+from assay.probes import checkpoints, tangent
 from assay.probes.active_neurons import active_neurons
+from assay.probes.boosted_trees import BoostedTrees
+from assay.probes.branch_specialization import Branched, Specialization, branch_solution, branch_specialization
 from assay.probes.cmd import CMD
 from assay.probes.convergent_learning import (
     SparsePrediction,
@@ -45,6 +60,7 @@ from assay.probes.convergent_learning import (
     sparse_prediction,
     units_needed,
 )
+from assay.probes.data_scaling import Law, Scaling, data_scaling, extrapolate, fit_scaling
 from assay.probes.directional_sharpness import Direction, compare_directions, directional_sharpness
 from assay.probes.dmd import DMD
 from assay.probes.embedded_cmd import EmbeddedCMD, FrozenWeights
@@ -111,6 +127,25 @@ from assay.probes.straight_path import (
     path_residuals,
     straight_path,
 )
+from assay.probes.neural_collapse import (
+    Collapse,
+    Geometry,
+    NeuralCollapse,
+    UnconstrainedFeatures,
+    collapse_geometry,
+    distance_to,
+)
+from assay.probes.online_cmd import OnlineCMD
+from assay.probes.rethinking_generalization import (
+    Curve,
+    InterpolatingNetwork,
+    fit_curve,
+    interpolating_network,
+    randomize,
+)
+from assay.probes.snapshot_pca import SnapshotPCA
+from assay.probes.softmax_collapse import nlm_alignment, softmax_collapse
+from assay.probes.telescoping_model import Telescope, TelescopingSmoother, effective_parameters
 from assay.probes.trajectory import Trajectory, record
 from assay.probes.tsne import neighbour_probabilities, tsne, tsne_gradient
 
@@ -120,11 +155,17 @@ __all__ = [
     "CueTest",
     "Barrier",
     "Assignment",
+    "BoostedTrees",
+    "Branched",
+    "Collapse",
+    "Curve",
     "Direction",
     "EmbeddedCMD",
     "ExponentHistogram",
     "FittedTime",
     "FrozenWeights",
+    "Geometry",
+    "InterpolatingNetwork",
     "Invariance",
     "Inversion",
     "MapCorrelation",
@@ -175,6 +216,35 @@ __all__ = [
     "path_residuals",
     "predicted_barrier",
     "predicted_layerwise_barrier",
+    "Law",
+    "Modes",
+    "NeuralCollapse",
+    "OnlineCMD",
+    "Scaling",
+    "SnapshotPCA",
+    "Specialization",
+    "Telescope",
+    "TelescopingSmoother",
+    "Trajectory",
+    "UnconstrainedFeatures",
+    "active_neurons",
+    "branch_solution",
+    "branch_specialization",
+    "checkpoints",
+    "collapse_geometry",
+    "compare_directions",
+    "data_scaling",
+    "directional_sharpness",
+    "distance_to",
+    "effective_parameters",
+    "exponent_histogram",
+    "extrapolate",
+    "fit_curve",
+    "fit_scaling",
+    "illumination_invariance",
+    "interpolating_network",
+    "nlm_alignment",
+    "randomize",
     "record",
     "refresh_batch_norm",
     "softmax_collapse",
@@ -211,4 +281,5 @@ __all__ = [
     "units_needed",
     "watched",
     "zoo_tables",
+    "tangent",
 ]
