@@ -9,13 +9,11 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
   and `FrozenWeights`, the opponent of the latter.
 - `DMD`, `SnapshotPCA`: linear dynamics and linear subspace of the same snapshots.
 - `exponent_histogram`: where numbers lie on the scale of powers of two.
-- `record_activations`, `stream_activations`, `watched`: what named layers put out, over data or in one pass.
-- `unit_samples`, `unit_correlation`, `UnitCorrelation`: how alike units of two networks are; `assign_units`,
-  `best_buddies`, `cocluster_units`: which go with which; `k_means` beneath the last.
 - `active_neurons`: how many hidden units are at work, by layer.
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
 - `CueTest`: which of several cues that say the same a classifier follows; `basin_retention`, whether it stays with it.
 - `illumination_invariance`: whether what a network says of a world depends on how it is lit.
+- `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
 - `interpolate`, `losses_along`, `barrier`, `Barrier`: the straight line between two networks; `refresh_batch_norm`.
 - `predicted_barrier`, `layerwise_barrier`, `predicted_layerwise_barrier`: barriers from curvature, and layer by layer;
   `fork`: runs that share their first steps.
@@ -24,7 +22,9 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `Starlight`, `star_barriers`, `star_samples`: a network that lines of low loss join to all others.
 - `straight_path`, `StraightPath`, `largest_rise`: from a network's first weights to its last; `path_residuals`,
   `path_plane`, `PathPlane`: how far training strayed from that line.
-- `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
+- `record_activations`, `stream_activations`, `watched`: what named layers put out, over data or in one pass.
+- `unit_samples`, `unit_correlation`, `UnitCorrelation`: how alike units of two networks are; `assign_units`,
+  `best_buddies`, `cocluster_units`: which go with which; `k_means` beneath the last.
 - `sparse_prediction`, `units_needed`, `rotated_units`: one network's units made of another's, and a control for it.
 - `patch_basis`, `energy_profile`: what a first layer listens to; `linear_cnn_profile`, `fit_time`: what theory says it
   does; `filter_whiteness`.
@@ -32,10 +32,6 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
   `rosetta_inversion`: from an image to a generator through them.
 - `MultifacetedVisualization`: a picture for each kind of thing a unit fires for, `maximize_activation` from
   `facet_starts` in `Octave`s; `tv_denoise`; `tsne`, `tsne_gradient`, `neighbour_probabilities`.
-"""
-
-from assay.probes import checkpoints
-from assay.probes.activations import record_activations, stream_activations, watched
 - `NeuralCollapse`, `collapse_geometry`, `distance_to`, `UnconstrainedFeatures`: which frame features and classifier
   form, and which one theory predicts for the sizes of the classes.
 - `randomize`, `fit_curve`, `interpolating_network`: data with their sense taken out, how soon they are fitted, and the
@@ -49,6 +45,7 @@ from assay.probes.activations import record_activations, stream_activations, wat
 """
 
 from assay.probes import checkpoints, tangent
+from assay.probes.activations import record_activations, stream_activations, watched
 from assay.probes.active_neurons import active_neurons
 from assay.probes.boosted_trees import BoostedTrees
 from assay.probes.branch_specialization import Branched, Specialization, branch_solution, branch_specialization
@@ -65,13 +62,6 @@ from assay.probes.directional_sharpness import Direction, compare_directions, di
 from assay.probes.dmd import DMD
 from assay.probes.embedded_cmd import EmbeddedCMD, FrozenWeights
 from assay.probes.exponent_histogram import ExponentHistogram, exponent_histogram
-from assay.probes.git_rebasin import activation_matching, merge_many, straight_through_matching, weight_matching
-from assay.probes.illumination_invariance import Invariance, illumination_invariance
-from assay.probes.linear_mode_connectivity import (
-    fork,
-    layerwise_barrier,
-    predicted_barrier,
-    predicted_layerwise_barrier,
 from assay.probes.first_layer_energy import (
     FittedTime,
     PatchBasis,
@@ -81,7 +71,14 @@ from assay.probes.first_layer_energy import (
     linear_cnn_profile,
     patch_basis,
 )
+from assay.probes.git_rebasin import activation_matching, merge_many, straight_through_matching, weight_matching
 from assay.probes.illumination_invariance import Invariance, illumination_invariance
+from assay.probes.linear_mode_connectivity import (
+    fork,
+    layerwise_barrier,
+    predicted_barrier,
+    predicted_layerwise_barrier,
+)
 from assay.probes.matching import (
     Assignment,
     UnitCorrelation,
@@ -100,10 +97,24 @@ from assay.probes.multifaceted_visualization import (
     maximize_activation,
     tv_denoise,
 )
+from assay.probes.neural_collapse import (
+    Collapse,
+    Geometry,
+    NeuralCollapse,
+    UnconstrainedFeatures,
+    collapse_geometry,
+    distance_to,
+)
 from assay.probes.online_cmd import OnlineCMD
-from assay.probes.shortcut_cues import CueTest, basin_retention
 from assay.probes.path import Barrier, barrier, interpolate, losses_along, refresh_batch_norm
 from assay.probes.permutation import PermutationSpec, compose, inverse
+from assay.probes.rethinking_generalization import (
+    Curve,
+    InterpolatingNetwork,
+    fit_curve,
+    interpolating_network,
+    randomize,
+)
 from assay.probes.rosetta_inversion import Inversion, rosetta_inversion
 from assay.probes.rosetta_neurons import (
     MapCorrelation,
@@ -116,35 +127,11 @@ from assay.probes.rosetta_neurons import (
     token_maps,
     zoo_tables,
 )
+from assay.probes.shortcut_cues import CueTest, basin_retention
 from assay.probes.snapshot_pca import SnapshotPCA
 from assay.probes.softmax_collapse import nlm_alignment, softmax_collapse
 from assay.probes.star_domain import Starlight, star_barriers, star_samples
-from assay.probes.straight_path import (
-    PathPlane,
-    StraightPath,
-    largest_rise,
-    path_plane,
-    path_residuals,
-    straight_path,
-)
-from assay.probes.neural_collapse import (
-    Collapse,
-    Geometry,
-    NeuralCollapse,
-    UnconstrainedFeatures,
-    collapse_geometry,
-    distance_to,
-)
-from assay.probes.online_cmd import OnlineCMD
-from assay.probes.rethinking_generalization import (
-    Curve,
-    InterpolatingNetwork,
-    fit_curve,
-    interpolating_network,
-    randomize,
-)
-from assay.probes.snapshot_pca import SnapshotPCA
-from assay.probes.softmax_collapse import nlm_alignment, softmax_collapse
+from assay.probes.straight_path import PathPlane, StraightPath, largest_rise, path_plane, path_residuals, straight_path
 from assay.probes.telescoping_model import Telescope, TelescopingSmoother, effective_parameters
 from assay.probes.trajectory import Trajectory, record
 from assay.probes.tsne import neighbour_probabilities, tsne, tsne_gradient
@@ -152,12 +139,12 @@ from assay.probes.tsne import neighbour_probabilities, tsne, tsne_gradient
 __all__ = [
     "CMD",
     "DMD",
-    "CueTest",
-    "Barrier",
     "Assignment",
+    "Barrier",
     "BoostedTrees",
     "Branched",
     "Collapse",
+    "CueTest",
     "Curve",
     "Direction",
     "EmbeddedCMD",
@@ -168,110 +155,92 @@ __all__ = [
     "InterpolatingNetwork",
     "Invariance",
     "Inversion",
+    "Law",
     "MapCorrelation",
     "Member",
     "Modes",
     "MultifacetedVisualization",
+    "NeuralCollapse",
     "Octave",
     "OnlineCMD",
+    "PatchBasis",
     "PathPlane",
     "PermutationSpec",
-    "SnapshotPCA",
-    "Starlight",
-    "StraightPath",
-    "Trajectory",
-    "activation_matching",
-    "active_neurons",
-    "basin_retention",
-    "barrier",
-    "PatchBasis",
     "RosettaDictionary",
-    "SnapshotPCA",
-    "SparsePrediction",
-    "Tables",
-    "Trajectory",
-    "Unit",
-    "UnitCorrelation",
-    "UnitsNeeded",
-    "active_neurons",
-    "assign_units",
-    "best_buddies",
-    "checkpoints",
-    "cocluster_units",
-    "compare_directions",
-    "compose",
-    "directional_sharpness",
-    "energy_profile",
-    "exponent_histogram",
-    "fork",
-    "illumination_invariance",
-    "interpolate",
-    "inverse",
-    "largest_rise",
-    "layerwise_barrier",
-    "losses_along",
-    "merge_many",
-    "nlm_alignment",
-    "path_plane",
-    "path_residuals",
-    "predicted_barrier",
-    "predicted_layerwise_barrier",
-    "Law",
-    "Modes",
-    "NeuralCollapse",
-    "OnlineCMD",
     "Scaling",
     "SnapshotPCA",
+    "SparsePrediction",
     "Specialization",
+    "Starlight",
+    "StraightPath",
+    "Tables",
     "Telescope",
     "TelescopingSmoother",
     "Trajectory",
     "UnconstrainedFeatures",
+    "Unit",
+    "UnitCorrelation",
+    "UnitsNeeded",
+    "activation_matching",
     "active_neurons",
+    "assign_units",
+    "barrier",
+    "basin_retention",
+    "best_buddies",
     "branch_solution",
     "branch_specialization",
     "checkpoints",
+    "cocluster_units",
     "collapse_geometry",
     "compare_directions",
+    "compose",
     "data_scaling",
     "directional_sharpness",
     "distance_to",
     "effective_parameters",
+    "energy_profile",
     "exponent_histogram",
     "extrapolate",
-    "fit_curve",
-    "fit_scaling",
-    "illumination_invariance",
-    "interpolating_network",
-    "nlm_alignment",
-    "randomize",
-    "record",
-    "refresh_batch_norm",
-    "softmax_collapse",
-    "star_barriers",
-    "star_samples",
-    "straight_path",
-    "straight_through_matching",
-    "weight_matching",
     "facet_starts",
     "filter_whiteness",
+    "fit_curve",
+    "fit_scaling",
     "fit_time",
+    "fork",
     "illumination_invariance",
+    "interpolate",
+    "interpolating_network",
+    "inverse",
     "k_means",
+    "largest_rise",
+    "layerwise_barrier",
     "linear_cnn_profile",
+    "losses_along",
     "map_correlation",
     "maximize_activation",
+    "merge_many",
     "mine_rosetta",
     "neighbour_probabilities",
     "nlm_alignment",
     "patch_basis",
+    "path_plane",
+    "path_residuals",
+    "predicted_barrier",
+    "predicted_layerwise_barrier",
+    "randomize",
     "record",
     "record_activations",
+    "refresh_batch_norm",
     "rosetta_inversion",
     "rotated_units",
     "softmax_collapse",
     "sparse_prediction",
+    "star_barriers",
+    "star_samples",
+    "straight_path",
+    "straight_through_matching",
     "stream_activations",
+    "tangent",
     "token_maps",
     "tsne",
     "tsne_gradient",
@@ -280,6 +249,6 @@ __all__ = [
     "unit_samples",
     "units_needed",
     "watched",
+    "weight_matching",
     "zoo_tables",
-    "tangent",
 ]
