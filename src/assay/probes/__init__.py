@@ -13,6 +13,8 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
 - `illumination_invariance`: whether what a network says of a world depends on how it is lit.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
+- `spectrum_summary`: bulk and outliers of a Hessian's spectrum.
+- `RandomSubspace`, `RandomProjection`, `intrinsic_dimension`: training in a few random directions, and how few do.
 """
 
 from assay.probes import checkpoints
@@ -22,9 +24,13 @@ from assay.probes.directional_sharpness import Direction, compare_directions, di
 from assay.probes.dmd import DMD
 from assay.probes.embedded_cmd import EmbeddedCMD, FrozenWeights
 from assay.probes.exponent_histogram import ExponentHistogram, exponent_histogram
+from assay.probes.hessian_spectrum import SpectrumSummary, spectrum_summary
 from assay.probes.illumination_invariance import Invariance, illumination_invariance
+from assay.probes.intrinsic_dimension import IntrinsicDimension, intrinsic_dimension
 from assay.probes.modes import Modes
 from assay.probes.online_cmd import OnlineCMD
+from assay.probes.random_projection import RandomProjection
+from assay.probes.random_subspace import RandomSubspace
 from assay.probes.snapshot_pca import SnapshotPCA
 from assay.probes.softmax_collapse import nlm_alignment, softmax_collapse
 from assay.probes.trajectory import Trajectory, record
@@ -36,10 +42,14 @@ __all__ = [
     "EmbeddedCMD",
     "ExponentHistogram",
     "FrozenWeights",
+    "IntrinsicDimension",
     "Invariance",
     "Modes",
     "OnlineCMD",
+    "RandomProjection",
+    "RandomSubspace",
     "SnapshotPCA",
+    "SpectrumSummary",
     "Trajectory",
     "active_neurons",
     "checkpoints",
@@ -47,7 +57,9 @@ __all__ = [
     "directional_sharpness",
     "exponent_histogram",
     "illumination_invariance",
+    "intrinsic_dimension",
     "nlm_alignment",
     "record",
     "softmax_collapse",
+    "spectrum_summary",
 ]
