@@ -12,6 +12,7 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `active_neurons`: how many hidden units are at work, by layer.
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
 - `illumination_invariance`: whether what a network says of a world depends on how it is lit.
+- `interpolate`, `losses_along`, `barrier`, `Barrier`: the straight line between two networks; `refresh_batch_norm`.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
 - `spectrum_summary`: bulk and outliers of a Hessian's spectrum.
 - `RandomSubspace`, `RandomProjection`, `intrinsic_dimension`: training in a few random directions, and how few do.
@@ -29,6 +30,7 @@ from assay.probes.illumination_invariance import Invariance, illumination_invari
 from assay.probes.intrinsic_dimension import IntrinsicDimension, intrinsic_dimension
 from assay.probes.modes import Modes
 from assay.probes.online_cmd import OnlineCMD
+from assay.probes.path import Barrier, barrier, interpolate, losses_along, refresh_batch_norm
 from assay.probes.random_projection import RandomProjection
 from assay.probes.random_subspace import RandomSubspace
 from assay.probes.snapshot_pca import SnapshotPCA
@@ -38,6 +40,7 @@ from assay.probes.trajectory import Trajectory, record
 __all__ = [
     "CMD",
     "DMD",
+    "Barrier",
     "Direction",
     "EmbeddedCMD",
     "ExponentHistogram",
@@ -52,14 +55,18 @@ __all__ = [
     "SpectrumSummary",
     "Trajectory",
     "active_neurons",
+    "barrier",
     "checkpoints",
     "compare_directions",
     "directional_sharpness",
     "exponent_histogram",
     "illumination_invariance",
+    "interpolate",
     "intrinsic_dimension",
+    "losses_along",
     "nlm_alignment",
     "record",
+    "refresh_batch_norm",
     "softmax_collapse",
     "spectrum_summary",
 ]
