@@ -16,6 +16,7 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
 - `spectrum_summary`: bulk and outliers of a Hessian's spectrum.
 - `RandomSubspace`, `RandomProjection`, `intrinsic_dimension`: training in a few random directions, and how few do.
+- `maximal_learning_rate`: the largest rate at which a new network begins to learn; `slow_input_layer`, `power_law_fit`.
 """
 
 from assay.probes import checkpoints
@@ -28,6 +29,13 @@ from assay.probes.exponent_histogram import ExponentHistogram, exponent_histogra
 from assay.probes.hessian_spectrum import SpectrumSummary, spectrum_summary
 from assay.probes.illumination_invariance import Invariance, illumination_invariance
 from assay.probes.intrinsic_dimension import IntrinsicDimension, intrinsic_dimension
+from assay.probes.maximal_initial_learning_rate import (
+    MaximalLearningRate,
+    PowerLaw,
+    maximal_learning_rate,
+    power_law_fit,
+    slow_input_layer,
+)
 from assay.probes.modes import Modes
 from assay.probes.online_cmd import OnlineCMD
 from assay.probes.path import Barrier, barrier, interpolate, losses_along, refresh_batch_norm
@@ -47,8 +55,10 @@ __all__ = [
     "FrozenWeights",
     "IntrinsicDimension",
     "Invariance",
+    "MaximalLearningRate",
     "Modes",
     "OnlineCMD",
+    "PowerLaw",
     "RandomProjection",
     "RandomSubspace",
     "SnapshotPCA",
@@ -64,9 +74,12 @@ __all__ = [
     "interpolate",
     "intrinsic_dimension",
     "losses_along",
+    "maximal_learning_rate",
     "nlm_alignment",
+    "power_law_fit",
     "record",
     "refresh_batch_norm",
+    "slow_input_layer",
     "softmax_collapse",
     "spectrum_summary",
 ]
