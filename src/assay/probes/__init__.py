@@ -17,6 +17,7 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `spectrum_summary`: bulk and outliers of a Hessian's spectrum.
 - `RandomSubspace`, `RandomProjection`, `intrinsic_dimension`: training in a few random directions, and how few do.
 - `maximal_learning_rate`: the largest rate at which a new network begins to learn; `slow_input_layer`, `power_law_fit`.
+- `OpposingSignals`, `matched_groups`, `sharpness`: examples that pull against each other; `opposing_toy`.
 """
 
 from assay.probes import checkpoints
@@ -38,6 +39,14 @@ from assay.probes.maximal_initial_learning_rate import (
 )
 from assay.probes.modes import Modes
 from assay.probes.online_cmd import OnlineCMD
+from assay.probes.opposing_signals import (
+    Groups,
+    OpposingSignals,
+    TwoLayerLinear,
+    matched_groups,
+    opposing_toy,
+    sharpness,
+)
 from assay.probes.path import Barrier, barrier, interpolate, losses_along, refresh_batch_norm
 from assay.probes.random_projection import RandomProjection
 from assay.probes.random_subspace import RandomSubspace
@@ -53,17 +62,20 @@ __all__ = [
     "EmbeddedCMD",
     "ExponentHistogram",
     "FrozenWeights",
+    "Groups",
     "IntrinsicDimension",
     "Invariance",
     "MaximalLearningRate",
     "Modes",
     "OnlineCMD",
+    "OpposingSignals",
     "PowerLaw",
     "RandomProjection",
     "RandomSubspace",
     "SnapshotPCA",
     "SpectrumSummary",
     "Trajectory",
+    "TwoLayerLinear",
     "active_neurons",
     "barrier",
     "checkpoints",
@@ -74,11 +86,14 @@ __all__ = [
     "interpolate",
     "intrinsic_dimension",
     "losses_along",
+    "matched_groups",
     "maximal_learning_rate",
     "nlm_alignment",
+    "opposing_toy",
     "power_law_fit",
     "record",
     "refresh_batch_norm",
+    "sharpness",
     "slow_input_layer",
     "softmax_collapse",
     "spectrum_summary",
