@@ -179,7 +179,7 @@ def _sections(
             "What was found",
             f"The loss of {source} on {examples:,} examples of {data.name}, as a function of {size:,} weights."
             f" The trace of its Hessian is {trace.value:.4g}, 95 % within {trace.low:.4g} to {trace.high:.4g};"
-            f" {share:.1%} of the eigenvalues (give or take {error:.1%}) lie within a thousandth of the largest around 0.",
+            f" {share:.1%} of the eigenvalues (give or take {error:.1%}) lie within a thousandth of the largest of 0.",
         ),
         Section(
             "Largest eigenvalues",
