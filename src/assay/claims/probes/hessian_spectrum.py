@@ -39,6 +39,10 @@ def width_grows_only_the_bulk(arms, seed, *, points=500, scale=0.5, std=0.5, lr=
     reached within ten to sixty steps, where the part of the Hessian that is not Gauss-Newton is a third of it (here
     less than a tenth): the Gauss-Newton matrix has about C (C - 1) outliers there too, the Hessian 10 to 50.
 
+    Holds, at twenty seeds: 11.7, 10.8, 9.4 and 8.7 outliers at widths 8, 16, 32 and 48 while the weights grow
+    thirteen-fold; their number falls rather than staying, as the part that is not Gauss-Newton does (from 23 % of it
+    to 7 %). The share near zero goes from 21 % to 67 %.
+
     Outliers are eigenvalues above a tenth of the largest, near zero those below a thousandth of it. Outlier change: the
     difference between the widest and the narrowest network over their mean.
     """
@@ -69,7 +73,13 @@ def width_grows_only_the_bulk(arms, seed, *, points=500, scale=0.5, std=0.5, lr=
 def data_set_the_outliers(
     arms, seed, *, points=500, width=24, scale=0.5, nearer=0.6, std=0.5, lr=0.5, target=0.02, max_steps=5_000
 ):
-    """As in the first claim. The closer clusters are trained for as many steps as the four ordinary ones took."""
+    """As in the first claim. The closer clusters are trained for as many steps as the four ordinary ones took.
+
+    Undecided at five seeds, in one part only: the Gauss-Newton matrix has 4.9, 7.2, 9.3 and 14.9 outliers for 2, 3, 4
+    and 6 classes, the Hessian 13.7, 8.0, 9.5 and 16.1 (fifteen seeds). Two classes are told apart in sixteen steps, and
+    what is left of the Hessian beside Gauss-Newton stands out in a spectrum whose largest eigenvalue is small; the rank
+    correlation is 0.43 where 0.9 was asked for. Closer clusters triple the largest eigenvalue and leave the bulk.
+    """
     found = {}
     for arm in arms:
         if arm == "closer":
@@ -116,6 +126,10 @@ def large_and_small_batch_share_a_basin(
     Independent: small batches from another initialisation, for as many epochs as the continued run has of them, against
     the same large-batch end. The loss along the line is that of 2,000 training images. Above a fifth: the barrier of
     the continued run minus a fifth of that of the independent one.
+
+    Holds: no barrier at all, 1.28 for independent runs. The continued run has gone on by half of the way that the
+    large batches came, from 76 to 85 % on the test images. Large batches end after 36 of 40 epochs on average, that is
+    before their loss has settled: the paper's end points are.
     """
     split = data.load("fashion", train=train, test=test, seed=seed)
     torch.manual_seed(seed)

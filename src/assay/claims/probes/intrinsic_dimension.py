@@ -45,6 +45,8 @@ def few_dimensions_suffice(
 
     So is the rate of the network that is trained directly, by Adam. A sweep that does not get to 90 % counts as needing
     all weights.
+
+    Holds: 146 dimensions of 17,610, 0.8 %, for 90 % of 91.6 %.
     """
     split = data.load("digits", train=train, validation=144, seed=seed)
     settings = dict(epochs=epochs, projection="dense", dims=dims, tuned_at=tuned_at, repeats=repeats, lrs=lrs)
@@ -74,7 +76,10 @@ def dimension_independent_of_width(
     lrs=(0.01, 0.03, 0.1, 0.3),
     baseline_lrs=(1e-3, 3e-3, 1e-2),
 ):
-    """A sparse projection; a rate for each width. From 3,466 to 51,466 weights; spread: the largest over the least."""
+    """A sparse projection; a rate for each width. From 3,466 to 51,466 weights; spread: the largest over the least.
+
+    Holds: 146, 178, 122 and 149 dimensions on average; the largest is 1.5 times the least of a seed.
+    """
     split = data.load("digits", train=train, validation=144, seed=seed)
     settings = dict(epochs=epochs, projection="sparse", dims=dims, tuned_at=tuned_at, repeats=repeats, lrs=lrs)
     found = {}
@@ -116,7 +121,12 @@ def convolution_pays_only_on_images(
     lrs=(0.01, 0.03, 0.1),
     baseline_lrs=(1e-3, 3e-3, 1e-2),
 ):
-    """A sparse projection. One order of the pixels for all images of a seed, the same for both networks."""
+    """A sparse projection. One order of the pixels for all images of a seed, the same for both networks.
+
+    Undecided in all parts: 317 dimensions for the convolutional network, 259 on shuffled pixels, 251 and 226 for the
+    fully connected one, with a factor of 1.5 and more between seeds. On 4,000 images of 14 x 14 convolution is of no
+    use to begin with (82.3 % directly trained, 80.6 % shuffled, 83.3 % fully connected): there is no prior to destroy.
+    """
     split = data.load("fashion", train=train, validation=500, test=test, seed=seed)
     order = (
         torch.randperm(196, generator=torch.Generator().manual_seed(seed)) if "shuffled" in arm else torch.arange(196)

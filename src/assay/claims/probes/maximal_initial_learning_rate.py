@@ -50,6 +50,10 @@ def power_of_depth_times_width(
     """ReLU networks of constant width, He initialisation, cross-entropy, plain SGD; depth counts hidden layers.
 
     Networks whose width is at least eight times their depth. The budget is six epochs of twelve batches.
+
+    Fails: with an exponent of its own, depth counts as its power -1.40 and width as -0.26 (R2 0.96); their product
+    explains 66 %, depth alone 91 %. In the 72 steps of the budget depth limits the rate, and width hardly does. Longer
+    budgets, other thresholds and the authors' data were not tried.
     """
     nets = [(d, w) for d in depths for w in widths if w >= least_width * d]
     rates = searched(nets, seed, train, epochs, threshold, input_ratio, tolerance)
@@ -85,7 +89,11 @@ def slow_input_layer_is_needed(
     input_ratio=0.1,
     tolerance=0.1,
 ):
-    """As in the first claim; the same search from the same networks for both."""
+    """As in the first claim; the same search from the same networks for both.
+
+    Undecided: at two of five seeds the network of depth 8 and width 32, which the condition on the width rules out,
+    does not get to 0.6 with a slow input layer at any rate. At the other three R2 is 0.58 against 0.48.
+    """
     nets = [(d, w) for d in depths for w in widths]
     product = torch.tensor([d * w for d, w in nets], dtype=torch.float64)
     found = {}
@@ -124,7 +132,11 @@ def related_to_sharpness_but_not_inverse(
     tolerance=0.1,
     initialisations=3,
 ):
-    """The networks of the first claim; the mean top eigenvalue of three initialisations, on 1,000 training images."""
+    """The networks of the first claim; the mean top eigenvalue of three initialisations, on 1,000 training images.
+
+    Undecided in one part: R2 is 0.76, from which five seeds do not tell 0.7. The slope is -0.75 and not -1, and the
+    fitted power errs by 0.41 in the logarithm where two over sharpness errs by 2.8.
+    """
     nets = [(d, w) for d in depths for w in widths if w >= least_width * d]
     rates = searched(nets, seed, train, epochs, threshold, input_ratio, tolerance)
     x, y = standardised(seed, train)
