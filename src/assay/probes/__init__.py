@@ -13,6 +13,7 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
 - `CueTest`: which of several cues that say the same a classifier follows; `basin_retention`, whether it stays with it.
 - `illumination_invariance`: whether what a network says of a world depends on how it is lit.
+- `interpolate`, `losses_along`, `barrier`, `Barrier`: the straight line between two networks; `refresh_batch_norm`.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
 - `interpolate`, `losses_along`, `barrier`, `Barrier`: the straight line between two networks; `refresh_batch_norm`.
 - `predicted_barrier`, `layerwise_barrier`, `predicted_layerwise_barrier`: barriers from curvature, and layer by layer;
@@ -42,6 +43,10 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
   linearized network says they would.
 - `data_scaling`, `fit_scaling`, `extrapolate`: scores by the number of training examples, and the laws they follow.
 - `tangent`: the derivative of a network's outputs by its weights: Jacobian, kernel, products with a direction.
+- `spectrum_summary`: bulk and outliers of a Hessian's spectrum.
+- `RandomSubspace`, `RandomProjection`, `intrinsic_dimension`: training in a few random directions, and how few do.
+- `maximal_learning_rate`: the largest rate at which a new network begins to learn; `slow_input_layer`, `power_law_fit`.
+- `OpposingSignals`, `matched_groups`, `sharpness`: examples that pull against each other; `opposing_toy`.
 """
 
 from assay.probes import checkpoints, tangent
@@ -88,6 +93,15 @@ from assay.probes.matching import (
     k_means,
     unit_correlation,
     unit_samples,
+from assay.probes.hessian_spectrum import SpectrumSummary, spectrum_summary
+from assay.probes.illumination_invariance import Invariance, illumination_invariance
+from assay.probes.intrinsic_dimension import IntrinsicDimension, intrinsic_dimension
+from assay.probes.maximal_initial_learning_rate import (
+    MaximalLearningRate,
+    PowerLaw,
+    maximal_learning_rate,
+    power_law_fit,
+    slow_input_layer,
 )
 from assay.probes.modes import Modes
 from assay.probes.multifaceted_visualization import (
@@ -128,6 +142,17 @@ from assay.probes.rosetta_neurons import (
     zoo_tables,
 )
 from assay.probes.shortcut_cues import CueTest, basin_retention
+from assay.probes.opposing_signals import (
+    Groups,
+    OpposingSignals,
+    TwoLayerLinear,
+    matched_groups,
+    opposing_toy,
+    sharpness,
+)
+from assay.probes.path import Barrier, barrier, interpolate, losses_along, refresh_batch_norm
+from assay.probes.random_projection import RandomProjection
+from assay.probes.random_subspace import RandomSubspace
 from assay.probes.snapshot_pca import SnapshotPCA
 from assay.probes.softmax_collapse import nlm_alignment, softmax_collapse
 from assay.probes.star_domain import Starlight, star_barriers, star_samples
@@ -146,6 +171,7 @@ __all__ = [
     "Collapse",
     "CueTest",
     "Curve",
+    "Barrier",
     "Direction",
     "EmbeddedCMD",
     "ExponentHistogram",
@@ -158,6 +184,10 @@ __all__ = [
     "Law",
     "MapCorrelation",
     "Member",
+    "Groups",
+    "IntrinsicDimension",
+    "Invariance",
+    "MaximalLearningRate",
     "Modes",
     "MultifacetedVisualization",
     "NeuralCollapse",
@@ -189,6 +219,16 @@ __all__ = [
     "best_buddies",
     "branch_solution",
     "branch_specialization",
+    "OpposingSignals",
+    "PowerLaw",
+    "RandomProjection",
+    "RandomSubspace",
+    "SnapshotPCA",
+    "SpectrumSummary",
+    "Trajectory",
+    "TwoLayerLinear",
+    "active_neurons",
+    "barrier",
     "checkpoints",
     "cocluster_units",
     "collapse_geometry",
@@ -251,4 +291,17 @@ __all__ = [
     "watched",
     "weight_matching",
     "zoo_tables",
+    "intrinsic_dimension",
+    "losses_along",
+    "matched_groups",
+    "maximal_learning_rate",
+    "nlm_alignment",
+    "opposing_toy",
+    "power_law_fit",
+    "record",
+    "refresh_batch_norm",
+    "sharpness",
+    "slow_input_layer",
+    "softmax_collapse",
+    "spectrum_summary",
 ]
