@@ -10,8 +10,8 @@ import click
 
 from assay.cli import UsageProblem, echo_json
 from assay.cli.options import json_option
-from assay.cli.probing_path import path_command
 from assay.cli.probing_hessian import hessian_command
+from assay.cli.probing_path import path_command
 
 if TYPE_CHECKING:
     from assay.probes import Modes, Trajectory

@@ -7,12 +7,10 @@ Everything rests on products with vectors. Two forms of them:
 - after the fact, a linear operator on flat vectors: `Hessian(model, loss, inputs, targets)`, whose `matvec` is what
   `lanczos`, `top_eigenvalues` and `hutchinson_trace` take. These take any symmetric `matvec`, a matrix's too.
 
-`batch_hessian_spectrum` looks at the ends of the spectra of batches, and `spiked_eigenvalue` says where they should be;
-`filter_normalized_rise` is flatness along random directions; `per_sample_gradients` gives the gradient of each example
-by itself, (n, P).
 `hessian_matrix` writes a small network's Hessian out; `spectral_density` draws the spectrum of a large one, with an
 error bar. `batch_hessian_spectrum` looks at the ends of the spectra of batches, and `spiked_eigenvalue` says where they
-should be; `per_sample_gradients` gives the gradient of each example by itself, (n, P).
+should be; `filter_normalized_rise` is flatness along random directions; `per_sample_gradients` gives the gradient of
+each example by itself, (n, P).
 """
 
 from assay.curvature.batch_hessian import Extremes, batch_hessian_spectrum, effective_batch, spiked_eigenvalue

@@ -13,7 +13,6 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
 - `CueTest`: which of several cues that say the same a classifier follows; `basin_retention`, whether it stays with it.
 - `illumination_invariance`: whether what a network says of a world depends on how it is lit.
-- `interpolate`, `losses_along`, `barrier`, `Barrier`: the straight line between two networks; `refresh_batch_norm`.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
 - `interpolate`, `losses_along`, `barrier`, `Barrier`: the straight line between two networks; `refresh_batch_norm`.
 - `predicted_barrier`, `layerwise_barrier`, `predicted_layerwise_barrier`: barriers from curvature, and layer by layer;
@@ -77,7 +76,9 @@ from assay.probes.first_layer_energy import (
     patch_basis,
 )
 from assay.probes.git_rebasin import activation_matching, merge_many, straight_through_matching, weight_matching
+from assay.probes.hessian_spectrum import SpectrumSummary, spectrum_summary
 from assay.probes.illumination_invariance import Invariance, illumination_invariance
+from assay.probes.intrinsic_dimension import IntrinsicDimension, intrinsic_dimension
 from assay.probes.linear_mode_connectivity import (
     fork,
     layerwise_barrier,
@@ -93,9 +94,7 @@ from assay.probes.matching import (
     k_means,
     unit_correlation,
     unit_samples,
-from assay.probes.hessian_spectrum import SpectrumSummary, spectrum_summary
-from assay.probes.illumination_invariance import Invariance, illumination_invariance
-from assay.probes.intrinsic_dimension import IntrinsicDimension, intrinsic_dimension
+)
 from assay.probes.maximal_initial_learning_rate import (
     MaximalLearningRate,
     PowerLaw,
@@ -120,8 +119,18 @@ from assay.probes.neural_collapse import (
     distance_to,
 )
 from assay.probes.online_cmd import OnlineCMD
+from assay.probes.opposing_signals import (
+    Groups,
+    OpposingSignals,
+    TwoLayerLinear,
+    matched_groups,
+    opposing_toy,
+    sharpness,
+)
 from assay.probes.path import Barrier, barrier, interpolate, losses_along, refresh_batch_norm
 from assay.probes.permutation import PermutationSpec, compose, inverse
+from assay.probes.random_projection import RandomProjection
+from assay.probes.random_subspace import RandomSubspace
 from assay.probes.rethinking_generalization import (
     Curve,
     InterpolatingNetwork,
@@ -142,17 +151,6 @@ from assay.probes.rosetta_neurons import (
     zoo_tables,
 )
 from assay.probes.shortcut_cues import CueTest, basin_retention
-from assay.probes.opposing_signals import (
-    Groups,
-    OpposingSignals,
-    TwoLayerLinear,
-    matched_groups,
-    opposing_toy,
-    sharpness,
-)
-from assay.probes.path import Barrier, barrier, interpolate, losses_along, refresh_batch_norm
-from assay.probes.random_projection import RandomProjection
-from assay.probes.random_subspace import RandomSubspace
 from assay.probes.snapshot_pca import SnapshotPCA
 from assay.probes.softmax_collapse import nlm_alignment, softmax_collapse
 from assay.probes.star_domain import Starlight, star_barriers, star_samples
@@ -171,42 +169,46 @@ __all__ = [
     "Collapse",
     "CueTest",
     "Curve",
-    "Barrier",
     "Direction",
     "EmbeddedCMD",
     "ExponentHistogram",
     "FittedTime",
     "FrozenWeights",
     "Geometry",
+    "Groups",
     "InterpolatingNetwork",
+    "IntrinsicDimension",
     "Invariance",
     "Inversion",
     "Law",
     "MapCorrelation",
-    "Member",
-    "Groups",
-    "IntrinsicDimension",
-    "Invariance",
     "MaximalLearningRate",
+    "Member",
     "Modes",
     "MultifacetedVisualization",
     "NeuralCollapse",
     "Octave",
     "OnlineCMD",
+    "OpposingSignals",
     "PatchBasis",
     "PathPlane",
     "PermutationSpec",
+    "PowerLaw",
+    "RandomProjection",
+    "RandomSubspace",
     "RosettaDictionary",
     "Scaling",
     "SnapshotPCA",
     "SparsePrediction",
     "Specialization",
+    "SpectrumSummary",
     "Starlight",
     "StraightPath",
     "Tables",
     "Telescope",
     "TelescopingSmoother",
     "Trajectory",
+    "TwoLayerLinear",
     "UnconstrainedFeatures",
     "Unit",
     "UnitCorrelation",
@@ -219,16 +221,6 @@ __all__ = [
     "best_buddies",
     "branch_solution",
     "branch_specialization",
-    "OpposingSignals",
-    "PowerLaw",
-    "RandomProjection",
-    "RandomSubspace",
-    "SnapshotPCA",
-    "SpectrumSummary",
-    "Trajectory",
-    "TwoLayerLinear",
-    "active_neurons",
-    "barrier",
     "checkpoints",
     "cocluster_units",
     "collapse_geometry",
@@ -250,6 +242,7 @@ __all__ = [
     "illumination_invariance",
     "interpolate",
     "interpolating_network",
+    "intrinsic_dimension",
     "inverse",
     "k_means",
     "largest_rise",
@@ -257,14 +250,18 @@ __all__ = [
     "linear_cnn_profile",
     "losses_along",
     "map_correlation",
+    "matched_groups",
+    "maximal_learning_rate",
     "maximize_activation",
     "merge_many",
     "mine_rosetta",
     "neighbour_probabilities",
     "nlm_alignment",
+    "opposing_toy",
     "patch_basis",
     "path_plane",
     "path_residuals",
+    "power_law_fit",
     "predicted_barrier",
     "predicted_layerwise_barrier",
     "randomize",
@@ -273,8 +270,11 @@ __all__ = [
     "refresh_batch_norm",
     "rosetta_inversion",
     "rotated_units",
+    "sharpness",
+    "slow_input_layer",
     "softmax_collapse",
     "sparse_prediction",
+    "spectrum_summary",
     "star_barriers",
     "star_samples",
     "straight_path",
@@ -291,17 +291,4 @@ __all__ = [
     "watched",
     "weight_matching",
     "zoo_tables",
-    "intrinsic_dimension",
-    "losses_along",
-    "matched_groups",
-    "maximal_learning_rate",
-    "nlm_alignment",
-    "opposing_toy",
-    "power_law_fit",
-    "record",
-    "refresh_batch_norm",
-    "sharpness",
-    "slow_input_layer",
-    "softmax_collapse",
-    "spectrum_summary",
 ]
