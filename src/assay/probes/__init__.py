@@ -12,6 +12,8 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `active_neurons`: how many hidden units are at work, by layer.
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
 - `illumination_invariance`: whether what a network says of a world depends on how it is lit.
+- `input_gradient`, `input_x_gradient`, `integrated_gradients`, `smooth_grad`, `grad_cam`: where a classifier looks;
+  `magnitude` makes a map of what has a sign, `activation_gradients` gives what maps of layers are made of.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
 """
 
@@ -25,6 +27,15 @@ from assay.probes.exponent_histogram import ExponentHistogram, exponent_histogra
 from assay.probes.illumination_invariance import Invariance, illumination_invariance
 from assay.probes.modes import Modes
 from assay.probes.online_cmd import OnlineCMD
+from assay.probes.saliency import (
+    activation_gradients,
+    grad_cam,
+    input_gradient,
+    input_x_gradient,
+    integrated_gradients,
+    magnitude,
+    smooth_grad,
+)
 from assay.probes.snapshot_pca import SnapshotPCA
 from assay.probes.softmax_collapse import nlm_alignment, softmax_collapse
 from assay.probes.trajectory import Trajectory, record
@@ -41,13 +52,20 @@ __all__ = [
     "OnlineCMD",
     "SnapshotPCA",
     "Trajectory",
+    "activation_gradients",
     "active_neurons",
     "checkpoints",
     "compare_directions",
     "directional_sharpness",
     "exponent_histogram",
+    "grad_cam",
     "illumination_invariance",
+    "input_gradient",
+    "input_x_gradient",
+    "integrated_gradients",
+    "magnitude",
     "nlm_alignment",
     "record",
+    "smooth_grad",
     "softmax_collapse",
 ]
