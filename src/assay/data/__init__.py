@@ -11,8 +11,8 @@ and whatever learns takes one (`assay.train.fit`) or walks it with `batches`. Pi
 `blobs`, `spirals`, `moons`, `sinusoids`, `linear_regression`, `friedman`, `piecewise_constant_signal`,
 `piecewise_constant_image`, `low_rank`; sentences from `markov_language`, whose words follow `zipf`; pairs that belong
 together from `paired_halves`; sums modulo a number from `modular_arithmetic`; faces from `parametric_faces`; scenes
-with objects to be found from `dense_digits`; worlds of spheres and boxes, with their depth, from `scenes.render`; walks
-in a maze from `PointMaze`.
+with objects to be found from `dense_digits`, with one object and its outline from `pasted_items`; worlds of spheres and
+boxes, with their depth, from `scenes.render`; walks in a maze from `PointMaze`.
 Randomness comes from a seed (`load`) or a `torch.Generator` (the rest).
 The licence of everything that ships is in `LICENSES.md` beside this file.
 """
@@ -34,6 +34,7 @@ from .language import markov_language, zipf
 from .modular_arithmetic import modular_arithmetic
 from .paired_halves import paired_halves
 from .parametric_faces import Faces, parametric_faces
+from .pasted_items import PastedItems, pasted_items
 from .photo_split import photo_split
 from .photos import patches, photos
 from .point_maze import PointMaze, Transitions
@@ -43,6 +44,7 @@ from .split import Labelled, Split, batches, load
 __all__ = [
     "Faces",
     "Labelled",
+    "PastedItems",
     "PointMaze",
     "Scenes",
     "Split",
@@ -60,6 +62,7 @@ __all__ = [
     "moons",
     "paired_halves",
     "parametric_faces",
+    "pasted_items",
     "patches",
     "photo_split",
     "photos",

@@ -14,16 +14,21 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `illumination_invariance`: whether what a network says of a world depends on how it is lit.
 - `input_gradient`, `input_x_gradient`, `integrated_gradients`, `smooth_grad`, `grad_cam`: where a classifier looks;
   `magnitude` makes a map of what has a sign, `activation_gradients` gives what maps of layers are made of.
+- `full_gradients`, `full_grad`: what the input and every bias contribute to a logit, exactly; and as a map.
+- `pointing_game`, `pixel_perturbation`, `remove_and_retrain`: how such maps are judged; `salient` and `unmask` take the
+  pixels that they rank highest or lowest.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
 """
 
 from assay.probes import checkpoints
 from assay.probes.active_neurons import active_neurons
+from assay.probes.attribution_tests import pixel_perturbation, pointing_game, remove_and_retrain, salient, unmask
 from assay.probes.cmd import CMD
 from assay.probes.directional_sharpness import Direction, compare_directions, directional_sharpness
 from assay.probes.dmd import DMD
 from assay.probes.embedded_cmd import EmbeddedCMD, FrozenWeights
 from assay.probes.exponent_histogram import ExponentHistogram, exponent_histogram
+from assay.probes.fullgrad import FullGradients, full_grad, full_gradients
 from assay.probes.illumination_invariance import Invariance, illumination_invariance
 from assay.probes.modes import Modes
 from assay.probes.online_cmd import OnlineCMD
@@ -47,6 +52,7 @@ __all__ = [
     "EmbeddedCMD",
     "ExponentHistogram",
     "FrozenWeights",
+    "FullGradients",
     "Invariance",
     "Modes",
     "OnlineCMD",
@@ -58,6 +64,8 @@ __all__ = [
     "compare_directions",
     "directional_sharpness",
     "exponent_histogram",
+    "full_grad",
+    "full_gradients",
     "grad_cam",
     "illumination_invariance",
     "input_gradient",
@@ -65,7 +73,12 @@ __all__ = [
     "integrated_gradients",
     "magnitude",
     "nlm_alignment",
+    "pixel_perturbation",
+    "pointing_game",
     "record",
+    "remove_and_retrain",
+    "salient",
     "smooth_grad",
     "softmax_collapse",
+    "unmask",
 ]

@@ -283,16 +283,20 @@ def magnitude(attribution: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 1 h w"]
     return attribution.abs().amax(dim=1, keepdim=True)
 
 
-def magnified(maps: Float[Tensor, "n c _ _"], size: tuple[int, int]) -> Float[Tensor, "n c i j"]:
-    """Maps brought to `size` (height, width), bilinearly, pixels being areas.
+def magnified(
+    maps: Float[Tensor, "n c _ _"], size: tuple[int, int], *, corners: bool = False
+) -> Float[Tensor, "n c i j"]:
+    """Maps brought to `size` (height, width), bilinearly: pixels are areas, or (`corners`) points up to the corners.
 
     Example:
         >>> magnified(torch.tensor([[[[0.0, 4.0]]]]), (1, 4))
         tensor([[[[0., 1., 3., 4.]]]])
+        >>> magnified(torch.tensor([[[[0.0, 6.0]]]]), (1, 4), corners=True)
+        tensor([[[[0., 2., 4., 6.]]]])
     """
     if tuple(maps.shape[2:]) == tuple(size):
         return maps
-    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=corners)
 
 
 def _gradient(value: Tensor, at: Tensor) -> Tensor:
