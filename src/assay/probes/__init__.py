@@ -15,6 +15,8 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `input_gradient`, `input_x_gradient`, `integrated_gradients`, `smooth_grad`, `grad_cam`: where a classifier looks;
   `magnitude` makes a map of what has a sign, `activation_gradients` gives what maps of layers are made of.
 - `full_gradients`, `full_grad`: what the input and every bias contribute to a logit, exactly; and as a map.
+- `norm_grad`: a map from any layers, by what each place adds to the gradient of a weight; `meta_saliency` makes a map
+  tell classes apart, `class_sensitivity` says how far it does.
 - `pointing_game`, `pixel_perturbation`, `remove_and_retrain`: how such maps are judged; `salient` and `unmask` take the
   pixels that they rank highest or lowest.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
@@ -31,6 +33,7 @@ from assay.probes.exponent_histogram import ExponentHistogram, exponent_histogra
 from assay.probes.fullgrad import FullGradients, full_grad, full_gradients
 from assay.probes.illumination_invariance import Invariance, illumination_invariance
 from assay.probes.modes import Modes
+from assay.probes.normgrad import class_sensitivity, meta_saliency, norm_grad
 from assay.probes.online_cmd import OnlineCMD
 from assay.probes.saliency import (
     activation_gradients,
@@ -61,6 +64,7 @@ __all__ = [
     "activation_gradients",
     "active_neurons",
     "checkpoints",
+    "class_sensitivity",
     "compare_directions",
     "directional_sharpness",
     "exponent_histogram",
@@ -72,7 +76,9 @@ __all__ = [
     "input_x_gradient",
     "integrated_gradients",
     "magnitude",
+    "meta_saliency",
     "nlm_alignment",
+    "norm_grad",
     "pixel_perturbation",
     "pointing_game",
     "record",
