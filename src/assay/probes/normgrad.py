@@ -48,7 +48,7 @@ def norm_grad(
             `"sum"` or `"max"`. With `"scaling"`, `"sum"` is gradient times activation.
         size: height and width of the map; those of the images if not given.
 
-    Rebuffi et al., 2020 (arXiv:2004.02866), section 3.1 and table 1; products of maps, section 4.3.
+    Rebuffi et al., 2020 (arXiv:2004.02866): contributions of virtual identities, and products of maps of layers.
 
     Raises:
         ValueError: for another virtual layer or aggregate, and as `activation_gradients`.
@@ -95,7 +95,7 @@ def meta_saliency(
         lr: $\eta$, 0 or more.
         negate: step away from the class.
 
-    The paper: section 5.2; as in the authors' code, the derivative does not go through the step.
+    The paper: meta-saliency; as in the authors' code, the derivative does not go through the step.
 
     Raises:
         ValueError: for a learning rate below 0 or not finite, targets out of range, images not finite.
@@ -142,7 +142,7 @@ def class_sensitivity(
     Returns:
         Pearson's correlation of each image's two maps, in [-1, 1]; 0 where one of them is constant.
 
-    The paper: section 5.1.
+    The paper: class sensitivity.
 
     Raises:
         ValueError: for images not finite, outputs that are no logits.
