@@ -17,6 +17,8 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `full_gradients`, `full_grad`: what the input and every bias contribute to a logit, exactly; and as a map.
 - `norm_grad`: a map from any layers, by what each place adds to the gradient of a weight; `meta_saliency` makes a map
   tell classes apart, `class_sensitivity` says how far it does.
+- `LayerMasking`: a trained network that sees part of an image; `paint` and `fill_from_neighbours`, other ways of
+  removing; `lime_image`, an explanation by removing.
 - `pointing_game`, `pixel_perturbation`, `remove_and_retrain`: how such maps are judged; `salient` and `unmask` take the
   pixels that they rank highest or lowest.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
@@ -32,6 +34,8 @@ from assay.probes.embedded_cmd import EmbeddedCMD, FrozenWeights
 from assay.probes.exponent_histogram import ExponentHistogram, exponent_histogram
 from assay.probes.fullgrad import FullGradients, full_grad, full_gradients
 from assay.probes.illumination_invariance import Invariance, illumination_invariance
+from assay.probes.layer_masking import LayerMasking, fill_from_neighbours, paint
+from assay.probes.lime import lime_image
 from assay.probes.modes import Modes
 from assay.probes.normgrad import class_sensitivity, meta_saliency, norm_grad
 from assay.probes.online_cmd import OnlineCMD
@@ -57,6 +61,7 @@ __all__ = [
     "FrozenWeights",
     "FullGradients",
     "Invariance",
+    "LayerMasking",
     "Modes",
     "OnlineCMD",
     "SnapshotPCA",
@@ -68,6 +73,7 @@ __all__ = [
     "compare_directions",
     "directional_sharpness",
     "exponent_histogram",
+    "fill_from_neighbours",
     "full_grad",
     "full_gradients",
     "grad_cam",
@@ -75,10 +81,12 @@ __all__ = [
     "input_gradient",
     "input_x_gradient",
     "integrated_gradients",
+    "lime_image",
     "magnitude",
     "meta_saliency",
     "nlm_alignment",
     "norm_grad",
+    "paint",
     "pixel_perturbation",
     "pointing_game",
     "record",
