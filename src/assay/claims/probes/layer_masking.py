@@ -34,7 +34,7 @@ LEFT_OUT = (
     reported={"what the abstract says": "the influence of the mask's shape is eliminated or minimized"},
     left_out=LEFT_OUT,
 )
-def mask_shape_leak(arms, seed, *, train=4_000, test=1_000, epochs=6, widths=(16, 32, 64, 64)):
+def mask_shape_leak(arms, seed, *, train=4_000, test=1_000, epochs=5, widths=(16, 32, 64, 64)):
     """Accuracy once the object is gone, on scenes classified correctly when whole: what is left is the mask."""
     network, scenes, black, score = prepared(seed, train, test, epochs, widths)
     grown = F.max_pool2d(scenes.silhouettes.float(), 3, stride=1, padding=1)
@@ -68,7 +68,7 @@ def predictions_survive(
     *,
     train=4_000,
     test=500,
-    epochs=6,
+    epochs=5,
     widths=(16, 32, 64, 64),
     fractions=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
 ):
@@ -104,7 +104,7 @@ def predictions_survive(
     reported={"what the abstract says": "much better than black or grey for explanations like LIME"},
     left_out=LEFT_OUT,
 )
-def lime_localises(arms, seed, *, train=4_000, test=200, epochs=6, widths=(16, 32, 64, 64), scenes=40, samples=200):
+def lime_localises(arms, seed, *, train=4_000, test=200, epochs=5, widths=(16, 32, 64, 64), scenes=40, samples=200):
     """Of the k segments of 5 x 5 pixels of largest weight, the share on the object, which half covers k of them."""
     network, those, black, score = prepared(seed, train, test, epochs, widths)
     segments = torch.arange(64).view(8, 8).repeat_interleave(5, 0).repeat_interleave(5, 1)
@@ -170,7 +170,7 @@ def prepared(seed, train, test, epochs, widths):
     fit(
         network,
         Labelled(learn.images, learn.labels),
-        torch.optim.Adam(network.parameters(), lr=1e-3),
+        torch.optim.Adam(network.parameters(), lr=3e-3),
         epochs=epochs,
         batch_size=64,
         seed=seed,

@@ -42,7 +42,7 @@ LEFT_OUT = (
     reported={"what the abstract says": "Grad-CAM fails anywhere besides the last convolutional layer"},
     left_out=LEFT_OUT,
 )
-def works_at_early_layers(arms, seed, *, train=3_000, test=500, validation=250, epochs=6, widths=(8, 16, 32)):
+def works_at_early_layers(arms, seed, *, train=4_000, test=500, validation=250, epochs=5, widths=(8, 16, 32)):
     """The share of scenes, all classified correctly, whose map is largest on the object: the mean of two early taps."""
     network, _, judge, area, score = prepared(seed, train, validation, test, epochs, widths)
 
@@ -76,7 +76,7 @@ def works_at_early_layers(arms, seed, *, train=3_000, test=500, validation=250, 
     reported={"what the abstract says": "maps of different layers hold complementary information"},
     left_out=LEFT_OUT,
 )
-def layers_combine(arms, seed, *, train=3_000, test=500, validation=250, epochs=6, widths=(8, 16, 32)):
+def layers_combine(arms, seed, *, train=4_000, test=500, validation=250, epochs=5, widths=(8, 16, 32)):
     """The single layer is the best of three on other scenes; Grad-CAM is at the last, which suits it."""
     network, choose, judge, area, score = prepared(seed, train, validation, test, epochs, widths)
     best = max(TAPS, key=lambda tap: hits(lambda x, y: norm_grad(network, x, y, tap), choose))
@@ -108,7 +108,7 @@ def layers_combine(arms, seed, *, train=3_000, test=500, validation=250, epochs=
     left_out=LEFT_OUT,
 )
 def meta_step_is_class_sensitive(
-    arms, seed, *, train=3_000, test=100, validation=250, choose=30, epochs=6, widths=(8, 16, 32)
+    arms, seed, *, train=4_000, test=100, validation=250, choose=30, epochs=5, widths=(8, 16, 32)
 ):
     """Correlation of the two maps at the middle tap; the step's length is the one of three that lowers it most."""
     network, held, judge, area, score = prepared(seed, train, validation, test, epochs, widths)
@@ -152,7 +152,7 @@ def prepared(seed, train, validation, test, epochs, widths):
     fit(
         network,
         Labelled(learn.images, learn.labels),
-        torch.optim.Adam(network.parameters(), lr=1e-3),
+        torch.optim.Adam(network.parameters(), lr=3e-3),
         epochs=epochs,
         batch_size=64,
         seed=seed,
