@@ -11,13 +11,15 @@ and whatever learns takes one (`assay.train.fit`) or walks it with `batches`. Pi
 `blobs`, `spirals`, `moons`, `sinusoids`, `linear_regression`, `friedman`, `piecewise_constant_signal`,
 `piecewise_constant_image`, `low_rank`; sentences from `markov_language`, whose words follow `zipf`; pairs that belong
 together from `paired_halves`; sums modulo a number from `modular_arithmetic`; faces from `parametric_faces`; scenes
-with objects to be found from `dense_digits`, with one object and its outline from `pasted_items`; worlds of spheres and
-boxes, with their depth, from `scenes.render`; walks in a maze from `PointMaze`.
+with objects to be found from `dense_digits`, with one object and its outline from `pasted_items`, with a block
+that means nothing from `block_images`; points with one coordinate to look at from `signal_coordinates`; worlds of
+spheres and boxes, with their depth, from `scenes.render`; walks in a maze from `PointMaze`.
 Randomness comes from a seed (`load`) or a `torch.Generator` (the rest).
 The licence of everything that ships is in `LICENSES.md` beside this file.
 """
 
 from . import scenes
+from .block_images import BlockImages, SignalCoordinates, block_images, signal_coordinates
 from .dense_digits import Scenes, dense_digits
 from .friedman import friedman
 from .generators import (
@@ -42,16 +44,19 @@ from .remote import Unavailable
 from .split import Labelled, Split, batches, load
 
 __all__ = [
+    "BlockImages",
     "Faces",
     "Labelled",
     "PastedItems",
     "PointMaze",
     "Scenes",
+    "SignalCoordinates",
     "Split",
     "Transitions",
     "Unavailable",
     "batches",
     "blobs",
+    "block_images",
     "dense_digits",
     "friedman",
     "linear_regression",
@@ -69,6 +74,7 @@ __all__ = [
     "piecewise_constant_image",
     "piecewise_constant_signal",
     "scenes",
+    "signal_coordinates",
     "sinusoids",
     "spirals",
     "zipf",

@@ -17,6 +17,8 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `full_gradients`, `full_grad`: what the input and every bias contribute to a logit, exactly; and as a map.
 - `norm_grad`: a map from any layers, by what each place adds to the gradient of a weight; `meta_saliency` makes a map
   tell classes apart, `class_sensitivity` says how far it does.
+- `diff_roar`: whether what a map ranks high teaches a new model more than what it ranks low; `gradient_size`, the map
+  that it was made for.
 - `LayerMasking`: a trained network that sees part of an image; `paint` and `fill_from_neighbours`, other ways of
   removing; `lime_image`, an explanation by removing.
 - `pointing_game`, `pixel_perturbation`, `remove_and_retrain`: how such maps are judged; `salient` and `unmask` take the
@@ -28,6 +30,7 @@ from assay.probes import checkpoints
 from assay.probes.active_neurons import active_neurons
 from assay.probes.attribution_tests import pixel_perturbation, pointing_game, remove_and_retrain, salient, unmask
 from assay.probes.cmd import CMD
+from assay.probes.diffroar import DiffROAR, diff_roar, gradient_size
 from assay.probes.directional_sharpness import Direction, compare_directions, directional_sharpness
 from assay.probes.dmd import DMD
 from assay.probes.embedded_cmd import EmbeddedCMD, FrozenWeights
@@ -55,6 +58,7 @@ from assay.probes.trajectory import Trajectory, record
 __all__ = [
     "CMD",
     "DMD",
+    "DiffROAR",
     "Direction",
     "EmbeddedCMD",
     "ExponentHistogram",
@@ -71,12 +75,14 @@ __all__ = [
     "checkpoints",
     "class_sensitivity",
     "compare_directions",
+    "diff_roar",
     "directional_sharpness",
     "exponent_histogram",
     "fill_from_neighbours",
     "full_grad",
     "full_gradients",
     "grad_cam",
+    "gradient_size",
     "illumination_invariance",
     "input_gradient",
     "input_x_gradient",
