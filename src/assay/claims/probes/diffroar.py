@@ -31,7 +31,7 @@ from assay.train import accuracy, fit
     ),
 )
 def robust_passes_standard_does_not(
-    arm, seed, *, train=5_000, test=2_000, epochs=8, width=512, eps=1.0, fractions=(0.05, 0.1, 0.2)
+    arm, seed, *, train=5_000, test=2_000, epochs=8, width=256, eps=1.0, fractions=(0.05, 0.1, 0.2)
 ):
     """What is removed becomes 0, the background of these images. Retrained models have new seeds, the same for all."""
     split = data.load("fashion", train=train, test=test, seed=seed)
@@ -73,7 +73,7 @@ def robust_passes_standard_does_not(
     reported={"what the abstract says": "the semi-real data validate and characterize the differences"},
     left_out=("MNIST and ResNet18; here items of clothing and a perceptron",),
 )
-def leakage_into_null_block(arm, seed, *, train=5_000, test=1_000, epochs=8, width=512, eps=1.5):
+def leakage_into_null_block(arm, seed, *, train=5_000, test=1_000, epochs=8, width=256, eps=1.5):
     """Of the tenth of the pixels of the largest gradients, the share in the signal block; images classified rightly."""
     split = data.load("fashion", train=train, test=test, seed=seed)
     generator = torch.Generator().manual_seed(seed)
