@@ -10,6 +10,7 @@ import click
 
 from assay.cli import UsageProblem, echo_json
 from assay.cli.options import json_option
+from assay.cli.probing_saliency import saliency_command
 
 if TYPE_CHECKING:
     from assay.probes import Modes, Trajectory
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 @click.group("probe")
 def probe_command() -> None:
     """Look into your own checkpoints: what a training run did, seen from its weights."""
+
+
+probe_command.add_command(saliency_command)
 
 
 @probe_command.command("cmd")
