@@ -22,7 +22,6 @@ from assay.probes import (
 from assay.train import accuracy, fit
 
 FRACTIONS = (0.01, 0.02, 0.05, 0.1)
-STEPS = (16, 32)
 SIGMAS = (0.05, 0.1, 0.2)
 LEFT_OUT = (
     "VGG-16 and ImageNet; here six convolutions and items of clothing pasted onto photographs, 40 x 40",
@@ -43,12 +42,14 @@ LEFT_OUT = (
         lower("change", "full_grad", than="random"),
     ),
     together=True,
-    smoke=dict(train=128, test=30, epochs=1, widths=(4, 4, 8)),
+    smoke=dict(train=128, test=30, epochs=1, widths=(4, 4, 8), steps=(2,), samples=2),
     paper=dict(train=12_000, test=3_000, epochs=20, widths=(64, 128, 256)),
     reported={"pixel perturbation, VGG-16 on ImageNet": "FullGrad changes the output least, 0.1 to 10 % removed"},
     left_out=LEFT_OUT,
 )
-def least_salient_pixels_do_not_matter(arms, seed, *, train=4_000, test=500, epochs=4, widths=(16, 32, 64)):
+def least_salient_pixels_do_not_matter(
+    arms, seed, *, train=4_000, test=500, epochs=4, widths=(16, 32, 64), steps=(16, 32), samples=32
+):
     """One network and one fill value, the mean of the data. Opponents' own settings are chosen on 50 other scenes."""
     learn, choose, judge, std = scenes(seed, train, 50, test, clutter=2)
     network = trained(seed, learn, epochs, widths)
@@ -60,12 +61,12 @@ def least_salient_pixels_do_not_matter(arms, seed, *, train=4_000, test=500, epo
         "full_grad": [lambda x: full_grad(network, x)],
         "input_gradient": [lambda x: magnitude(input_gradient(network, x))],
         "integrated_gradients": [
-            lambda x, steps=steps: magnitude(integrated_gradients(network, x, steps=steps, batch_size=64))
-            for steps in STEPS
+            lambda x, points=points: magnitude(integrated_gradients(network, x, steps=points, batch_size=64))
+            for points in steps
         ],
         "smooth_grad": [
             lambda x, sigma=sigma: magnitude(
-                smooth_grad(network, x, sigma=sigma / std, samples=32, generator=seeded(seed))
+                smooth_grad(network, x, sigma=sigma / std, samples=samples, generator=seeded(seed))
             )
             for sigma in SIGMAS
         ],
