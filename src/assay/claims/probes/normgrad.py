@@ -43,7 +43,13 @@ LEFT_OUT = (
     left_out=LEFT_OUT,
 )
 def works_at_early_layers(arms, seed, *, train=4_000, test=500, validation=250, epochs=5, widths=(8, 16, 32)):
-    """The share of scenes, all classified correctly, whose map is largest on the object: the mean of two early taps."""
+    """The share of scenes, all classified correctly, whose map is largest on the object: the mean of two early taps.
+
+    Holds: 93.2 % against 75.6 %, where a random place would score about 11 %, the object's share of the scene. That
+    Grad-CAM "does not" point there is too strong for these scenes, with one object each. Gradient times activation
+    without the mean of the gradients over places comes to 94.4 %: it is that mean that costs Grad-CAM its place, and
+    the norm is not what wins. The networks classify 60 % of scenes correctly after 5 epochs of 4,000.
+    """
     network, _, judge, area, score = prepared(seed, train, validation, test, epochs, widths)
 
     def maps_of(arm, x, y, tap):
@@ -77,7 +83,11 @@ def works_at_early_layers(arms, seed, *, train=4_000, test=500, validation=250, 
     left_out=LEFT_OUT,
 )
 def layers_combine(arms, seed, *, train=4_000, test=500, validation=250, epochs=5, widths=(8, 16, 32)):
-    """The single layer is the best of three on other scenes; Grad-CAM is at the last, which suits it."""
+    """The single layer is the best of three on other scenes; Grad-CAM is at the last, which suits it.
+
+    Undecided: 96.1 % against 92.5 % for the single layer (an interval from -0.3 to 7.8 points at five seeds), and
+    84.7 % for Grad-CAM, against which the product holds.
+    """
     network, choose, judge, area, score = prepared(seed, train, validation, test, epochs, widths)
     best = max(TAPS, key=lambda tap: hits(lambda x, y: norm_grad(network, x, y, tap), choose))
     maps = {
