@@ -120,7 +120,12 @@ def layers_combine(arms, seed, *, train=4_000, test=500, validation=250, epochs=
 def meta_step_is_class_sensitive(
     arms, seed, *, train=4_000, test=100, validation=250, choose=30, epochs=5, widths=(8, 16, 32)
 ):
-    """Correlation of the two maps at the middle tap; the step's length is the one of three that lowers it most."""
+    """Correlation of the two maps at the middle tap; the step's length is the one of three that lowers it most.
+
+    Undecided, by the guard alone: the correlation falls from 0.93 to 0.51, which holds with a wide margin, while
+    pointing goes from 92.7 to 90.0 %, 2.7 points where 3 were allowed, on 60 scenes a seed. Chosen by the correlation
+    only, the step is 1e-2 in four or five seeds of five and ten times that in the rest.
+    """
     network, held, judge, area, score = prepared(seed, train, validation, test, epochs, widths)
 
     def plain(model, x, y):
