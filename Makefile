@@ -39,6 +39,7 @@ bench: .venv/test
 	$(BIN)/python bench/optim_peers.py --out docs/bench/optim.md
 	$(BIN)/python bench/loss_peers.py --out docs/bench/losses.md
 	$(BIN)/python bench/learning_rules.py --out docs/bench/learn.md
+	$(BIN)/python bench/saliency_peers.py --out docs/bench/saliency.md
 
 nightly: .venv/test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly

@@ -30,6 +30,7 @@ EXTRAS = {
     "mlflow": ("mlflow", "`--mirror mlflow`"),
     "wandb": ("wandb", "`--mirror wandb`"),
     "skimage": ("photos", "further photographs"),
+    "PIL": ("pictures", "pictures of your own, `assay probe saliency`"),
 }
 """Module -> the extra that installs it, and what it is for."""
 

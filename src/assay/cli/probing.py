@@ -12,6 +12,7 @@ from assay.cli import UsageProblem, echo_json
 from assay.cli.options import json_option
 from assay.cli.probing_hessian import hessian_command
 from assay.cli.probing_path import path_command
+from assay.cli.probing_saliency import saliency_command
 
 if TYPE_CHECKING:
     from assay.probes import Modes, Trajectory
@@ -25,6 +26,7 @@ def probe_command() -> None:
 
 probe_command.add_command(path_command)
 probe_command.add_command(hessian_command)
+probe_command.add_command(saliency_command)
 
 
 @probe_command.command("cmd")

@@ -13,11 +13,15 @@ and whatever learns takes one (`assay.train.fit`) or walks it with `batches`. Pi
 together from `paired_halves`; sums modulo a number from `modular_arithmetic`; faces from `parametric_faces`; scenes
 with objects to be found from `dense_digits`; worlds of spheres and boxes, with their depth, from `scenes.render`; walks
 in a maze from `PointMaze`; shapes with cues that agree or not from `sprites`.
+with objects to be found from `dense_digits`, with one object and its outline from `pasted_items`, with a block
+that means nothing from `block_images`; points with one coordinate to look at from `signal_coordinates`; worlds of
+spheres and boxes, with their depth, from `scenes.render`; walks in a maze from `PointMaze`.
 Randomness comes from a seed (`load`) or a `torch.Generator` (the rest).
 The licence of everything that ships is in `LICENSES.md` beside this file.
 """
 
 from . import scenes
+from .block_images import BlockImages, SignalCoordinates, block_images, signal_coordinates
 from .dense_digits import Scenes, dense_digits
 from .friedman import friedman
 from .generators import (
@@ -34,6 +38,7 @@ from .language import markov_language, zipf
 from .modular_arithmetic import modular_arithmetic
 from .paired_halves import paired_halves
 from .parametric_faces import Faces, parametric_faces
+from .pasted_items import PastedItems, pasted_items
 from .photo_split import photo_split
 from .photos import patches, photos
 from .point_maze import PointMaze, Transitions
@@ -42,15 +47,19 @@ from .split import Labelled, Split, batches, load
 from .sprites import sprites
 
 __all__ = [
+    "BlockImages",
     "Faces",
     "Labelled",
+    "PastedItems",
     "PointMaze",
     "Scenes",
+    "SignalCoordinates",
     "Split",
     "Transitions",
     "Unavailable",
     "batches",
     "blobs",
+    "block_images",
     "dense_digits",
     "friedman",
     "linear_regression",
@@ -61,12 +70,14 @@ __all__ = [
     "moons",
     "paired_halves",
     "parametric_faces",
+    "pasted_items",
     "patches",
     "photo_split",
     "photos",
     "piecewise_constant_image",
     "piecewise_constant_signal",
     "scenes",
+    "signal_coordinates",
     "sinusoids",
     "spirals",
     "sprites",

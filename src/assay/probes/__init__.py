@@ -13,6 +13,17 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
 - `CueTest`: which of several cues that say the same a classifier follows; `basin_retention`, whether it stays with it.
 - `illumination_invariance`: whether what a network says of a world depends on how it is lit.
+- `input_gradient`, `input_x_gradient`, `integrated_gradients`, `smooth_grad`, `grad_cam`: where a classifier looks;
+  `magnitude` makes a map of what has a sign, `activation_gradients` gives what maps of layers are made of.
+- `full_gradients`, `full_grad`: what the input and every bias contribute to a logit, exactly; and as a map.
+- `norm_grad`: a map from any layers, by what each place adds to the gradient of a weight; `meta_saliency` makes a map
+  tell classes apart, `class_sensitivity` says how far it does.
+- `diff_roar`: whether what a map ranks high teaches a new model more than what it ranks low; `gradient_size`, the map
+  that it was made for.
+- `LayerMasking`: a trained network that sees part of an image; `paint` and `fill_from_neighbours`, other ways of
+  removing; `lime_image`, an explanation by removing.
+- `pointing_game`, `pixel_perturbation`, `remove_and_retrain`: how such maps are judged; `salient` and `unmask` take the
+  pixels that they rank highest or lowest.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
 - `interpolate`, `losses_along`, `barrier`, `Barrier`: the straight line between two networks; `refresh_batch_norm`.
 - `predicted_barrier`, `layerwise_barrier`, `predicted_layerwise_barrier`: barriers from curvature, and layer by layer;
@@ -62,6 +73,9 @@ from assay.probes.convergent_learning import (
     units_needed,
 )
 from assay.probes.data_scaling import Law, Scaling, data_scaling, extrapolate, fit_scaling
+from assay.probes.attribution_tests import pixel_perturbation, pointing_game, remove_and_retrain, salient, unmask
+from assay.probes.cmd import CMD
+from assay.probes.diffroar import DiffROAR, diff_roar, gradient_size
 from assay.probes.directional_sharpness import Direction, compare_directions, directional_sharpness
 from assay.probes.dmd import DMD
 from assay.probes.embedded_cmd import EmbeddedCMD, FrozenWeights
@@ -151,6 +165,22 @@ from assay.probes.rosetta_neurons import (
     zoo_tables,
 )
 from assay.probes.shortcut_cues import CueTest, basin_retention
+from assay.probes.fullgrad import FullGradients, full_grad, full_gradients
+from assay.probes.illumination_invariance import Invariance, illumination_invariance
+from assay.probes.layer_masking import LayerMasking, fill_from_neighbours, paint
+from assay.probes.lime import lime_image
+from assay.probes.modes import Modes
+from assay.probes.normgrad import class_sensitivity, meta_saliency, norm_grad
+from assay.probes.online_cmd import OnlineCMD
+from assay.probes.saliency import (
+    activation_gradients,
+    grad_cam,
+    input_gradient,
+    input_x_gradient,
+    integrated_gradients,
+    magnitude,
+    smooth_grad,
+)
 from assay.probes.snapshot_pca import SnapshotPCA
 from assay.probes.softmax_collapse import nlm_alignment, softmax_collapse
 from assay.probes.star_domain import Starlight, star_barriers, star_samples
@@ -169,6 +199,7 @@ __all__ = [
     "Collapse",
     "CueTest",
     "Curve",
+    "DiffROAR",
     "Direction",
     "EmbeddedCMD",
     "ExponentHistogram",
@@ -184,6 +215,9 @@ __all__ = [
     "MapCorrelation",
     "MaximalLearningRate",
     "Member",
+    "FullGradients",
+    "Invariance",
+    "LayerMasking",
     "Modes",
     "MultifacetedVisualization",
     "NeuralCollapse",
@@ -214,6 +248,7 @@ __all__ = [
     "UnitCorrelation",
     "UnitsNeeded",
     "activation_matching",
+    "activation_gradients",
     "active_neurons",
     "assign_units",
     "barrier",
@@ -227,6 +262,9 @@ __all__ = [
     "compare_directions",
     "compose",
     "data_scaling",
+    "class_sensitivity",
+    "compare_directions",
+    "diff_roar",
     "directional_sharpness",
     "distance_to",
     "effective_parameters",
@@ -291,4 +329,27 @@ __all__ = [
     "watched",
     "weight_matching",
     "zoo_tables",
+    "fill_from_neighbours",
+    "full_grad",
+    "full_gradients",
+    "grad_cam",
+    "gradient_size",
+    "illumination_invariance",
+    "input_gradient",
+    "input_x_gradient",
+    "integrated_gradients",
+    "lime_image",
+    "magnitude",
+    "meta_saliency",
+    "nlm_alignment",
+    "norm_grad",
+    "paint",
+    "pixel_perturbation",
+    "pointing_game",
+    "record",
+    "remove_and_retrain",
+    "salient",
+    "smooth_grad",
+    "softmax_collapse",
+    "unmask",
 ]
