@@ -13,17 +13,6 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
 - `CueTest`: which of several cues that say the same a classifier follows; `basin_retention`, whether it stays with it.
 - `illumination_invariance`: whether what a network says of a world depends on how it is lit.
-- `input_gradient`, `input_x_gradient`, `integrated_gradients`, `smooth_grad`, `grad_cam`: where a classifier looks;
-  `magnitude` makes a map of what has a sign, `activation_gradients` gives what maps of layers are made of.
-- `full_gradients`, `full_grad`: what the input and every bias contribute to a logit, exactly; and as a map.
-- `norm_grad`: a map from any layers, by what each place adds to the gradient of a weight; `meta_saliency` makes a map
-  tell classes apart, `class_sensitivity` says how far it does.
-- `diff_roar`: whether what a map ranks high teaches a new model more than what it ranks low; `gradient_size`, the map
-  that it was made for.
-- `LayerMasking`: a trained network that sees part of an image; `paint` and `fill_from_neighbours`, other ways of
-  removing; `lime_image`, an explanation by removing.
-- `pointing_game`, `pixel_perturbation`, `remove_and_retrain`: how such maps are judged; `salient` and `unmask` take the
-  pixels that they rank highest or lowest.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
 - `interpolate`, `losses_along`, `barrier`, `Barrier`: the straight line between two networks; `refresh_batch_norm`.
 - `predicted_barrier`, `layerwise_barrier`, `predicted_layerwise_barrier`: barriers from curvature, and layer by layer;
@@ -57,11 +46,23 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `RandomSubspace`, `RandomProjection`, `intrinsic_dimension`: training in a few random directions, and how few do.
 - `maximal_learning_rate`: the largest rate at which a new network begins to learn; `slow_input_layer`, `power_law_fit`.
 - `OpposingSignals`, `matched_groups`, `sharpness`: examples that pull against each other; `opposing_toy`.
+- `input_gradient`, `input_x_gradient`, `integrated_gradients`, `smooth_grad`, `grad_cam`: where a classifier looks;
+  `magnitude` makes a map of what has a sign, `activation_gradients` gives what maps of layers are made of.
+- `full_gradients`, `full_grad`: what the input and every bias contribute to a logit, exactly; and as a map.
+- `norm_grad`: a map from any layers, by what each place adds to the gradient of a weight; `meta_saliency` makes a map
+  tell classes apart, `class_sensitivity` says how far it does.
+- `diff_roar`: whether what a map ranks high teaches a new model more than what it ranks low; `gradient_size`, the map
+  that it was made for.
+- `LayerMasking`: a trained network that sees part of an image; `paint` and `fill_from_neighbours`, other ways of
+  removing; `lime_image`, an explanation by removing.
+- `pointing_game`, `pixel_perturbation`, `remove_and_retrain`: how such maps are judged; `salient` and `unmask` take the
+  pixels that they rank highest or lowest.
 """
 
 from assay.probes import checkpoints, tangent
 from assay.probes.activations import record_activations, stream_activations, watched
 from assay.probes.active_neurons import active_neurons
+from assay.probes.attribution_tests import pixel_perturbation, pointing_game, remove_and_retrain, salient, unmask
 from assay.probes.boosted_trees import BoostedTrees
 from assay.probes.branch_specialization import Branched, Specialization, branch_solution, branch_specialization
 from assay.probes.cmd import CMD
@@ -73,8 +74,6 @@ from assay.probes.convergent_learning import (
     units_needed,
 )
 from assay.probes.data_scaling import Law, Scaling, data_scaling, extrapolate, fit_scaling
-from assay.probes.attribution_tests import pixel_perturbation, pointing_game, remove_and_retrain, salient, unmask
-from assay.probes.cmd import CMD
 from assay.probes.diffroar import DiffROAR, diff_roar, gradient_size
 from assay.probes.directional_sharpness import Direction, compare_directions, directional_sharpness
 from assay.probes.dmd import DMD
@@ -89,10 +88,13 @@ from assay.probes.first_layer_energy import (
     linear_cnn_profile,
     patch_basis,
 )
+from assay.probes.fullgrad import FullGradients, full_grad, full_gradients
 from assay.probes.git_rebasin import activation_matching, merge_many, straight_through_matching, weight_matching
 from assay.probes.hessian_spectrum import SpectrumSummary, spectrum_summary
 from assay.probes.illumination_invariance import Invariance, illumination_invariance
 from assay.probes.intrinsic_dimension import IntrinsicDimension, intrinsic_dimension
+from assay.probes.layer_masking import LayerMasking, fill_from_neighbours, paint
+from assay.probes.lime import lime_image
 from assay.probes.linear_mode_connectivity import (
     fork,
     layerwise_barrier,
@@ -132,6 +134,7 @@ from assay.probes.neural_collapse import (
     collapse_geometry,
     distance_to,
 )
+from assay.probes.normgrad import class_sensitivity, meta_saliency, norm_grad
 from assay.probes.online_cmd import OnlineCMD
 from assay.probes.opposing_signals import (
     Groups,
@@ -164,14 +167,6 @@ from assay.probes.rosetta_neurons import (
     token_maps,
     zoo_tables,
 )
-from assay.probes.shortcut_cues import CueTest, basin_retention
-from assay.probes.fullgrad import FullGradients, full_grad, full_gradients
-from assay.probes.illumination_invariance import Invariance, illumination_invariance
-from assay.probes.layer_masking import LayerMasking, fill_from_neighbours, paint
-from assay.probes.lime import lime_image
-from assay.probes.modes import Modes
-from assay.probes.normgrad import class_sensitivity, meta_saliency, norm_grad
-from assay.probes.online_cmd import OnlineCMD
 from assay.probes.saliency import (
     activation_gradients,
     grad_cam,
@@ -181,6 +176,7 @@ from assay.probes.saliency import (
     magnitude,
     smooth_grad,
 )
+from assay.probes.shortcut_cues import CueTest, basin_retention
 from assay.probes.snapshot_pca import SnapshotPCA
 from assay.probes.softmax_collapse import nlm_alignment, softmax_collapse
 from assay.probes.star_domain import Starlight, star_barriers, star_samples
@@ -205,6 +201,7 @@ __all__ = [
     "ExponentHistogram",
     "FittedTime",
     "FrozenWeights",
+    "FullGradients",
     "Geometry",
     "Groups",
     "InterpolatingNetwork",
@@ -212,12 +209,10 @@ __all__ = [
     "Invariance",
     "Inversion",
     "Law",
+    "LayerMasking",
     "MapCorrelation",
     "MaximalLearningRate",
     "Member",
-    "FullGradients",
-    "Invariance",
-    "LayerMasking",
     "Modes",
     "MultifacetedVisualization",
     "NeuralCollapse",
@@ -247,8 +242,8 @@ __all__ = [
     "Unit",
     "UnitCorrelation",
     "UnitsNeeded",
-    "activation_matching",
     "activation_gradients",
+    "activation_matching",
     "active_neurons",
     "assign_units",
     "barrier",
@@ -257,13 +252,12 @@ __all__ = [
     "branch_solution",
     "branch_specialization",
     "checkpoints",
+    "class_sensitivity",
     "cocluster_units",
     "collapse_geometry",
     "compare_directions",
     "compose",
     "data_scaling",
-    "class_sensitivity",
-    "compare_directions",
     "diff_roar",
     "directional_sharpness",
     "distance_to",
@@ -272,12 +266,20 @@ __all__ = [
     "exponent_histogram",
     "extrapolate",
     "facet_starts",
+    "fill_from_neighbours",
     "filter_whiteness",
     "fit_curve",
     "fit_scaling",
     "fit_time",
     "fork",
+    "full_grad",
+    "full_gradients",
+    "grad_cam",
+    "gradient_size",
     "illumination_invariance",
+    "input_gradient",
+    "input_x_gradient",
+    "integrated_gradients",
     "interpolate",
     "interpolating_network",
     "intrinsic_dimension",
@@ -285,20 +287,27 @@ __all__ = [
     "k_means",
     "largest_rise",
     "layerwise_barrier",
+    "lime_image",
     "linear_cnn_profile",
     "losses_along",
+    "magnitude",
     "map_correlation",
     "matched_groups",
     "maximal_learning_rate",
     "maximize_activation",
     "merge_many",
+    "meta_saliency",
     "mine_rosetta",
     "neighbour_probabilities",
     "nlm_alignment",
+    "norm_grad",
     "opposing_toy",
+    "paint",
     "patch_basis",
     "path_plane",
     "path_residuals",
+    "pixel_perturbation",
+    "pointing_game",
     "power_law_fit",
     "predicted_barrier",
     "predicted_layerwise_barrier",
@@ -306,10 +315,13 @@ __all__ = [
     "record",
     "record_activations",
     "refresh_batch_norm",
+    "remove_and_retrain",
     "rosetta_inversion",
     "rotated_units",
+    "salient",
     "sharpness",
     "slow_input_layer",
+    "smooth_grad",
     "softmax_collapse",
     "sparse_prediction",
     "spectrum_summary",
@@ -326,30 +338,8 @@ __all__ = [
     "unit_correlation",
     "unit_samples",
     "units_needed",
+    "unmask",
     "watched",
     "weight_matching",
     "zoo_tables",
-    "fill_from_neighbours",
-    "full_grad",
-    "full_gradients",
-    "grad_cam",
-    "gradient_size",
-    "illumination_invariance",
-    "input_gradient",
-    "input_x_gradient",
-    "integrated_gradients",
-    "lime_image",
-    "magnitude",
-    "meta_saliency",
-    "nlm_alignment",
-    "norm_grad",
-    "paint",
-    "pixel_perturbation",
-    "pointing_game",
-    "record",
-    "remove_and_retrain",
-    "salient",
-    "smooth_grad",
-    "softmax_collapse",
-    "unmask",
 ]
