@@ -13,6 +13,7 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
 - `illumination_invariance`: whether what a network says of a world depends on how it is lit.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
+- `jacobian`, `local_affine`: the affine map that a network is near a point.
 """
 
 from assay.probes import checkpoints
@@ -23,6 +24,7 @@ from assay.probes.dmd import DMD
 from assay.probes.embedded_cmd import EmbeddedCMD, FrozenWeights
 from assay.probes.exponent_histogram import ExponentHistogram, exponent_histogram
 from assay.probes.illumination_invariance import Invariance, illumination_invariance
+from assay.probes.local_linear import AffineMap, jacobian, local_affine
 from assay.probes.modes import Modes
 from assay.probes.online_cmd import OnlineCMD
 from assay.probes.snapshot_pca import SnapshotPCA
@@ -32,6 +34,7 @@ from assay.probes.trajectory import Trajectory, record
 __all__ = [
     "CMD",
     "DMD",
+    "AffineMap",
     "Direction",
     "EmbeddedCMD",
     "ExponentHistogram",
@@ -47,6 +50,8 @@ __all__ = [
     "directional_sharpness",
     "exponent_histogram",
     "illumination_invariance",
+    "jacobian",
+    "local_affine",
     "nlm_alignment",
     "record",
     "softmax_collapse",
