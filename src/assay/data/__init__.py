@@ -13,11 +13,12 @@ and whatever learns takes one (`assay.train.fit`) or walks it with `batches`. Pi
 together from `paired_halves`; sums modulo a number from `modular_arithmetic`; faces from `parametric_faces`; scenes
 with objects to be found from `dense_digits`; worlds of spheres and boxes, with their depth, from `scenes.render`; walks
 in a maze from `PointMaze`.
+Curves by arc length are in `curves`.
 Randomness comes from a seed (`load`) or a `torch.Generator` (the rest).
 The licence of everything that ships is in `LICENSES.md` beside this file.
 """
 
-from . import scenes
+from . import curves, scenes
 from .dense_digits import Scenes, dense_digits
 from .friedman import friedman
 from .generators import (
@@ -50,6 +51,7 @@ __all__ = [
     "Unavailable",
     "batches",
     "blobs",
+    "curves",
     "dense_digits",
     "friedman",
     "linear_regression",

@@ -14,6 +14,8 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `illumination_invariance`: whether what a network says of a world depends on how it is lit.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
 - `jacobian`, `local_affine`: the affine map that a network is near a point.
+- `regions_along_curve`, `regions_along_segment`, `boundary_distance`, `activation_pattern`: the linear pieces of a ReLU
+  network along a curve; `expected_density_first_layer`, how many a random first layer makes.
 """
 
 from assay.probes import checkpoints
@@ -24,6 +26,14 @@ from assay.probes.dmd import DMD
 from assay.probes.embedded_cmd import EmbeddedCMD, FrozenWeights
 from assay.probes.exponent_histogram import ExponentHistogram, exponent_histogram
 from assay.probes.illumination_invariance import Invariance, illumination_invariance
+from assay.probes.linear_regions import (
+    RegionCount,
+    activation_pattern,
+    boundary_distance,
+    expected_density_first_layer,
+    regions_along_curve,
+    regions_along_segment,
+)
 from assay.probes.local_linear import AffineMap, jacobian, local_affine
 from assay.probes.modes import Modes
 from assay.probes.online_cmd import OnlineCMD
@@ -42,17 +52,23 @@ __all__ = [
     "Invariance",
     "Modes",
     "OnlineCMD",
+    "RegionCount",
     "SnapshotPCA",
     "Trajectory",
+    "activation_pattern",
     "active_neurons",
+    "boundary_distance",
     "checkpoints",
     "compare_directions",
     "directional_sharpness",
+    "expected_density_first_layer",
     "exponent_histogram",
     "illumination_invariance",
     "jacobian",
     "local_affine",
     "nlm_alignment",
     "record",
+    "regions_along_curve",
+    "regions_along_segment",
     "softmax_collapse",
 ]
