@@ -54,6 +54,12 @@ def test_no_network_sees_another():
         assert [bool(g.abs().sum() > 0) for g in p.grad] == [False, False, True, False]
 
 
+def test_slices_are_plain_sequences():
+    many, (x, _) = networks(), batch()
+    torch.testing.assert_close(many[2:](many[:2](x.expand(4, -1, -1))), many(x))
+    assert many[-1] is many[4]
+
+
 def test_own_inputs_for_each():
     many, (x, _) = networks(), batch()
     own = torch.stack([x + k for k in range(4)])

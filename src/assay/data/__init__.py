@@ -13,7 +13,7 @@ and whatever learns takes one (`assay.train.fit`) or walks it with `batches`. Pi
 together from `paired_halves`; sums modulo a number from `modular_arithmetic`; faces from `parametric_faces`; scenes
 with objects to be found from `dense_digits`; worlds of spheres and boxes, with their depth, from `scenes.render`; walks
 in a maze from `PointMaze`.
-Curves by arc length are in `curves`.
+Curves by arc length are in `curves`; `twelve_bits` is all patterns of twelve bits, and a rule of them.
 Randomness comes from a seed (`load`) or a `torch.Generator` (the rest).
 The licence of everything that ships is in `LICENSES.md` beside this file.
 """
@@ -40,10 +40,12 @@ from .photos import patches, photos
 from .point_maze import PointMaze, Transitions
 from .remote import Unavailable
 from .split import Labelled, Split, batches, load
+from .twelve_bits import Patterns, twelve_bits
 
 __all__ = [
     "Faces",
     "Labelled",
+    "Patterns",
     "PointMaze",
     "Scenes",
     "Split",
@@ -70,5 +72,6 @@ __all__ = [
     "scenes",
     "sinusoids",
     "spirals",
+    "twelve_bits",
     "zipf",
 ]

@@ -98,6 +98,11 @@ class BatchedMLP(nn.Sequential):
             )
         return super().forward(inputs)
 
+    def __getitem__(self, index: slice | int) -> nn.Module:
+        """A layer, or several of them as a plain `nn.Sequential`, which takes (B, n, i) only."""
+        layers = list(self)[index]
+        return nn.Sequential(*layers) if isinstance(index, slice) else layers
+
     def single(self, number: int) -> nn.Sequential:
         """One of the networks by itself, with a copy of its weights; `number` in [0, B).
 

@@ -13,6 +13,8 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `softmax_collapse`, `nlm_alignment`: whether a fitted network's softmax has saturated, and its gradient only scales.
 - `illumination_invariance`: whether what a network says of a world depends on how it is lit.
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
+- `binned_information`, `kde_information`, `InformationPlane`, `compression`: what layers know of input and label, by
+  bins (`entropy_bins`) or noise that adapt to their activity.
 - `jacobian`, `local_affine`: the affine map that a network is near a point.
 - `regions_along_curve`, `regions_along_segment`, `boundary_distance`, `activation_pattern`: the linear pieces of a ReLU
   network along a curve; `expected_density_first_layer`, how many a random first layer makes.
@@ -20,6 +22,13 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 
 from assay.probes import checkpoints
 from assay.probes.active_neurons import active_neurons
+from assay.probes.adaptive_mutual_information import (
+    InformationPlane,
+    binned_information,
+    compression,
+    entropy_bins,
+    kde_information,
+)
 from assay.probes.cmd import CMD
 from assay.probes.directional_sharpness import Direction, compare_directions, directional_sharpness
 from assay.probes.dmd import DMD
@@ -49,6 +58,7 @@ __all__ = [
     "EmbeddedCMD",
     "ExponentHistogram",
     "FrozenWeights",
+    "InformationPlane",
     "Invariance",
     "Modes",
     "OnlineCMD",
@@ -57,14 +67,18 @@ __all__ = [
     "Trajectory",
     "activation_pattern",
     "active_neurons",
+    "binned_information",
     "boundary_distance",
     "checkpoints",
     "compare_directions",
+    "compression",
     "directional_sharpness",
+    "entropy_bins",
     "expected_density_first_layer",
     "exponent_histogram",
     "illumination_invariance",
     "jacobian",
+    "kde_information",
     "local_affine",
     "nlm_alignment",
     "record",
