@@ -40,9 +40,9 @@ def twelve_bits() -> Patterns:
     r"""$y = 1$ where $f(b) = \sum_{l=1}^{4} w_l \sum_{ij} b_i b_j P_l(v_i \cdot v_j)$ is above its median.
 
     The bits sit on the twelve vertices $v_i$ of an icosahedron; f depends on their angles only, so turning the pattern
-    changes nothing, and its parity is not given away by a few bits. Equal values at the median are parted by their
-    place in the list (360 patterns share it), so that both classes are 2,048. It stands in for the set of 4,096 patterns of Shwartz-Ziv and
-    Tishby, 2017 (arXiv:1703.00810), which was made in the same way and does not ship here.
+    changes nothing. Of the patterns at the median, which 360 share, the later ones of the list are 1, so that both
+    classes are 2,048. It stands in for the set of 4,096 patterns of Shwartz-Ziv and Tishby, 2017 (arXiv:1703.00810),
+    which was made in the same way and does not ship here.
 
     Example:
         >>> x, y = twelve_bits()

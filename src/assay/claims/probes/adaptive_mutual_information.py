@@ -17,7 +17,7 @@ from assay.probes import InformationPlane, compression
 WIDTHS = (12, 10, 7, 5, 4, 3, 2)
 HIDDEN = ("1", "3", "5", "7", "9")
 OUTPUT = "11"
-SMOKE = dict(networks=3, epochs=12, looks=12)
+SMOKE = dict(networks=3, epochs=12, looks=22)
 PAPER = dict(epochs=8_000, batch_size=256, lr=4e-4)
 LEFT_OUT = ("the authors' 4,096 patterns", "8,000 epochs; here 500 to 1,000 at a larger rate and batch")
 
