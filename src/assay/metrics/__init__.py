@@ -4,8 +4,10 @@ Classification: `accuracy`, `calibration_error` and its kin, by bins of equal co
 class (`classwise_calibration_error`), in the worst bin (`maximum_calibration_error`), and with a sign
 (`confidence_gap`). Images: `psnr`, `ssim`, `ms_ssim`, `gmsd`. All return a float but the last three, which return one
 value an image, of which there is a gradient. Representations: `linear_cka`, a tensor of one number with a gradient.
+Robustness: `pgd`, the inputs that a measure is then taken at.
 """
 
+from .attacks import pgd
 from .calibration import (
     adaptive_calibration_error,
     classwise_calibration_error,
@@ -28,6 +30,7 @@ __all__ = [
     "linear_cka",
     "maximum_calibration_error",
     "ms_ssim",
+    "pgd",
     "psnr",
     "ssim",
 ]

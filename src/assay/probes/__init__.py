@@ -15,6 +15,8 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 - `directional_sharpness`, `compare_directions`: the loss along the ways that optimizers take from one point.
 - `binned_information`, `kde_information`, `InformationPlane`, `compression`: what layers know of input and label, by
   bins (`entropy_bins`) or noise that adapt to their activity.
+- `deviation_angle`, `adversarial_strength`, `tilt`, of a `LinearBoundary`: how near a linear classifier's boundary lies
+  to its data, and that its angle to `nearest_centroid` decides it; `distance`, `nearest_adversarial`.
 - `jacobian`, `local_affine`: the affine map that a network is near a point.
 - `regions_along_curve`, `regions_along_segment`, `boundary_distance`, `activation_pattern`: the linear pieces of a ReLU
   network along a curve; `expected_density_first_layer`, how many a random first layer makes.
@@ -28,6 +30,17 @@ from assay.probes.adaptive_mutual_information import (
     compression,
     entropy_bins,
     kde_information,
+)
+from assay.probes.boundary_tilting import (
+    LinearBoundary,
+    Strength,
+    adversarial_strength,
+    deviation_angle,
+    distance,
+    linear_boundary,
+    nearest_adversarial,
+    nearest_centroid,
+    tilt,
 )
 from assay.probes.cmd import CMD
 from assay.probes.directional_sharpness import Direction, compare_directions, directional_sharpness
@@ -60,29 +73,38 @@ __all__ = [
     "FrozenWeights",
     "InformationPlane",
     "Invariance",
+    "LinearBoundary",
     "Modes",
     "OnlineCMD",
     "RegionCount",
     "SnapshotPCA",
+    "Strength",
     "Trajectory",
     "activation_pattern",
     "active_neurons",
+    "adversarial_strength",
     "binned_information",
     "boundary_distance",
     "checkpoints",
     "compare_directions",
     "compression",
+    "deviation_angle",
     "directional_sharpness",
+    "distance",
     "entropy_bins",
     "expected_density_first_layer",
     "exponent_histogram",
     "illumination_invariance",
     "jacobian",
     "kde_information",
+    "linear_boundary",
     "local_affine",
+    "nearest_adversarial",
+    "nearest_centroid",
     "nlm_alignment",
     "record",
     "regions_along_curve",
     "regions_along_segment",
     "softmax_collapse",
+    "tilt",
 ]

@@ -110,6 +110,13 @@ def train(seed, networks, epochs, looks, lr, batch_size, *, layers, activation=n
     order = torch.randperm(4096, generator=generator)
     learn, judge = order[:3277], order[3277:]
     many = BatchedMLP(networks, WIDTHS, activation=activation, generator=generator)
+    gain = nn.init.calculate_gain({nn.ReLU: "relu", nn.Tanh: "tanh", nn.Identity: "linear"}[activation])
+    with torch.no_grad():  # torch's own small weights leave most of these narrow networks at chance for good
+        for name, p in many.named_parameters():
+            if name.endswith("weight"):
+                p.normal_(0, gain / p.shape[2] ** 0.5, generator=generator)
+            else:
+                p.zero_()
     many.append(nn.Softmax(-1))
     optimizer = torch.optim.Adam(many.parameters(), lr=lr)
     plane = InformationPlane(layers, patterns.inputs, patterns.targets, networks=networks)
