@@ -154,7 +154,7 @@ def tilting_is_free_along_flat_directions(
     "class means equal D cos(delta)(1 -+ o/D).",
     arms=("pgd_measured",),
     holds=at_most("error", 0.02, arm="pgd_measured"),
-    smoke=SMOKE,
+    smoke=SMOKE | dict(steps=10, halvings=8),
     paper=PAPER,
     left_out=LEFT_OUT,
 )
