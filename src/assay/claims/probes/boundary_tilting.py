@@ -67,9 +67,9 @@ def regularization_controls_strength(
 
     At five seeds: the angle falls with the penalty throughout (Spearman -1.0), from 74 degrees at 10^-7 to 0 at 10^3.
     The selected classifier, at 56 degrees, has strength 1.8 and 92.7 % of the test images right; the weak one 3.8 and
-    92.0 %, the nearest centroid 1.0 and 84.2 %. So the right level costs nothing and halves the strength, but by half
-    rather than by more: 600 images in 784 dimensions do not leave the weak classifier much further to tilt, and the
-    validation accuracy is nearly flat over two decades of penalties, between which the choice wanders.
+    92.0 %, the nearest centroid 1.0 and 84.2 %. So the right level costs nothing and halves the strength
+    (by 1.7 to 2.9 times, seed by seed), where less than half was asked for: the weak classifier of 600 images is at no
+    more than 71 to 77 degrees, and the level that is best for accuracy, 0.003 to 0.01, keeps 50 to 61 of them.
     """
     parts = two_classes(dataset, classes, train, validation, test, seed)
     (x, y), (held, truth), (unseen, label) = parts
