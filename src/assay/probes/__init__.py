@@ -17,6 +17,8 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
   bins (`entropy_bins`) or noise that adapt to their activity.
 - `deviation_angle`, `adversarial_strength`, `tilt`, of a `LinearBoundary`: how near a linear classifier's boundary lies
   to its data, and that its angle to `nearest_centroid` decides it; `distance`, `nearest_adversarial`.
+- `linearize_relus`, `LinearizableReLU`, `linearity_penalty`, `snap`, `nonlinear_fraction`, `average_path_length`:
+  how much of a network's nonlinearity is needed, and what depth is left.
 - `jacobian`, `local_affine`: the affine map that a network is near a point.
 - `regions_along_curve`, `regions_along_segment`, `boundary_distance`, `activation_pattern`: the linear pieces of a ReLU
   network along a curve; `expected_density_first_layer`, how many a random first layer makes.
@@ -58,6 +60,14 @@ from assay.probes.linear_regions import (
 )
 from assay.probes.local_linear import AffineMap, jacobian, local_affine
 from assay.probes.modes import Modes
+from assay.probes.nonlinear_advantage import (
+    LinearizableReLU,
+    average_path_length,
+    linearity_penalty,
+    linearize_relus,
+    nonlinear_fraction,
+    snap,
+)
 from assay.probes.online_cmd import OnlineCMD
 from assay.probes.snapshot_pca import SnapshotPCA
 from assay.probes.softmax_collapse import nlm_alignment, softmax_collapse
@@ -74,6 +84,7 @@ __all__ = [
     "InformationPlane",
     "Invariance",
     "LinearBoundary",
+    "LinearizableReLU",
     "Modes",
     "OnlineCMD",
     "RegionCount",
@@ -83,6 +94,7 @@ __all__ = [
     "activation_pattern",
     "active_neurons",
     "adversarial_strength",
+    "average_path_length",
     "binned_information",
     "boundary_distance",
     "checkpoints",
@@ -98,13 +110,17 @@ __all__ = [
     "jacobian",
     "kde_information",
     "linear_boundary",
+    "linearity_penalty",
+    "linearize_relus",
     "local_affine",
     "nearest_adversarial",
     "nearest_centroid",
     "nlm_alignment",
+    "nonlinear_fraction",
     "record",
     "regions_along_curve",
     "regions_along_segment",
+    "snap",
     "softmax_collapse",
     "tilt",
 ]
