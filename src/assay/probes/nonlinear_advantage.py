@@ -58,7 +58,8 @@ def linearize_relus(model: nn.Module, example: Float[Tensor, "n ..."]) -> nn.Mod
         example: a batch that is sent through once, in evaluation mode, to find the channels.
 
     Raises:
-        ValueError: for a model without ReLU modules (a function is not seen), or one that sends other numbers of channels through the same.
+        ValueError: for a model without ReLU modules (a function is not seen), or one that sends other numbers of
+            channels through the same.
 
     Example:
         >>> linearize_relus(nn.Sequential(nn.Linear(2, 3), nn.ReLU()), torch.zeros(1, 2))[1].alpha.shape
