@@ -16,12 +16,15 @@ in a maze from `PointMaze`; shapes with cues that agree or not from `sprites`.
 with objects to be found from `dense_digits`, with one object and its outline from `pasted_items`, with a block
 that means nothing from `block_images`; points with one coordinate to look at from `signal_coordinates`; worlds of
 spheres and boxes, with their depth, from `scenes.render`; walks in a maze from `PointMaze`.
+in a maze from `PointMaze`.
+Curves by arc length are in `curves`; `twelve_bits` is all patterns of twelve bits, and a rule of them.
 Randomness comes from a seed (`load`) or a `torch.Generator` (the rest).
 The licence of everything that ships is in `LICENSES.md` beside this file.
 """
 
 from . import scenes
 from .block_images import BlockImages, SignalCoordinates, block_images, signal_coordinates
+from . import curves, scenes
 from .dense_digits import Scenes, dense_digits
 from .friedman import friedman
 from .generators import (
@@ -45,12 +48,14 @@ from .point_maze import PointMaze, Transitions
 from .remote import Unavailable
 from .split import Labelled, Split, batches, load
 from .sprites import sprites
+from .twelve_bits import Patterns, twelve_bits
 
 __all__ = [
     "BlockImages",
     "Faces",
     "Labelled",
     "PastedItems",
+    "Patterns",
     "PointMaze",
     "Scenes",
     "SignalCoordinates",
@@ -60,6 +65,7 @@ __all__ = [
     "batches",
     "blobs",
     "block_images",
+    "curves",
     "dense_digits",
     "friedman",
     "linear_regression",
@@ -81,5 +87,6 @@ __all__ = [
     "sinusoids",
     "spirals",
     "sprites",
+    "twelve_bits",
     "zipf",
 ]

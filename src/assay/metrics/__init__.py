@@ -5,6 +5,7 @@ class (`classwise_calibration_error`), in the worst bin (`maximum_calibration_er
 (`confidence_gap`). Images: `psnr`, `ssim`, `ms_ssim`, `gmsd`. All return a float but the last three, which return one
 value an image, of which there is a gradient. Representations: `linear_cka`, a tensor of one number with a gradient.
 
+Robustness: `pgd`, the inputs that a measure is then taken at.
 """
 
 from .attacks import pgd

@@ -57,6 +57,15 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
   removing; `lime_image`, an explanation by removing.
 - `pointing_game`, `pixel_perturbation`, `remove_and_retrain`: how such maps are judged; `salient` and `unmask` take the
   pixels that they rank highest or lowest.
+- `binned_information`, `kde_information`, `InformationPlane`, `compression`: what layers know of input and label, by
+  bins (`entropy_bins`) or noise that adapt to their activity.
+- `deviation_angle`, `adversarial_strength`, `tilt`, of a `LinearBoundary`: how near a linear classifier's boundary lies
+  to its data, and that its angle to `nearest_centroid` decides it; `distance`, `nearest_adversarial`.
+- `linearize_relus`, `LinearizableReLU`, `linearity_penalty`, `snap`, `nonlinear_fraction`, `average_path_length`:
+  how much of a network's nonlinearity is needed, and what depth is left.
+- `jacobian`, `local_affine`: the affine map that a network is near a point.
+- `regions_along_curve`, `regions_along_segment`, `boundary_distance`, `activation_pattern`: the linear pieces of a ReLU
+  network along a curve; `expected_density_first_layer`, how many a random first layer makes.
 """
 
 from assay.probes import checkpoints, tangent
@@ -65,6 +74,24 @@ from assay.probes.active_neurons import active_neurons
 from assay.probes.attribution_tests import pixel_perturbation, pointing_game, remove_and_retrain, salient, unmask
 from assay.probes.boosted_trees import BoostedTrees
 from assay.probes.branch_specialization import Branched, Specialization, branch_solution, branch_specialization
+from assay.probes.adaptive_mutual_information import (
+    InformationPlane,
+    binned_information,
+    compression,
+    entropy_bins,
+    kde_information,
+)
+from assay.probes.boundary_tilting import (
+    LinearBoundary,
+    Strength,
+    adversarial_strength,
+    deviation_angle,
+    distance,
+    linear_boundary,
+    nearest_adversarial,
+    nearest_centroid,
+    tilt,
+)
 from assay.probes.cmd import CMD
 from assay.probes.convergent_learning import (
     SparsePrediction,
@@ -135,6 +162,24 @@ from assay.probes.neural_collapse import (
     distance_to,
 )
 from assay.probes.normgrad import class_sensitivity, meta_saliency, norm_grad
+from assay.probes.linear_regions import (
+    RegionCount,
+    activation_pattern,
+    boundary_distance,
+    expected_density_first_layer,
+    regions_along_curve,
+    regions_along_segment,
+)
+from assay.probes.local_linear import AffineMap, jacobian, local_affine
+from assay.probes.modes import Modes
+from assay.probes.nonlinear_advantage import (
+    LinearizableReLU,
+    average_path_length,
+    linearity_penalty,
+    linearize_relus,
+    nonlinear_fraction,
+    snap,
+)
 from assay.probes.online_cmd import OnlineCMD
 from assay.probes.opposing_signals import (
     Groups,
@@ -196,6 +241,7 @@ __all__ = [
     "CueTest",
     "Curve",
     "DiffROAR",
+    "AffineMap",
     "Direction",
     "EmbeddedCMD",
     "ExponentHistogram",
@@ -213,6 +259,10 @@ __all__ = [
     "MapCorrelation",
     "MaximalLearningRate",
     "Member",
+    "InformationPlane",
+    "Invariance",
+    "LinearBoundary",
+    "LinearizableReLU",
     "Modes",
     "MultifacetedVisualization",
     "NeuralCollapse",
@@ -251,6 +301,16 @@ __all__ = [
     "best_buddies",
     "branch_solution",
     "branch_specialization",
+    "RegionCount",
+    "SnapshotPCA",
+    "Strength",
+    "Trajectory",
+    "activation_pattern",
+    "active_neurons",
+    "adversarial_strength",
+    "average_path_length",
+    "binned_information",
+    "boundary_distance",
     "checkpoints",
     "class_sensitivity",
     "cocluster_units",
@@ -263,6 +323,12 @@ __all__ = [
     "distance_to",
     "effective_parameters",
     "energy_profile",
+    "compression",
+    "deviation_angle",
+    "directional_sharpness",
+    "distance",
+    "entropy_bins",
+    "expected_density_first_layer",
     "exponent_histogram",
     "extrapolate",
     "facet_starts",
@@ -342,4 +408,20 @@ __all__ = [
     "watched",
     "weight_matching",
     "zoo_tables",
+    "jacobian",
+    "kde_information",
+    "linear_boundary",
+    "linearity_penalty",
+    "linearize_relus",
+    "local_affine",
+    "nearest_adversarial",
+    "nearest_centroid",
+    "nlm_alignment",
+    "nonlinear_fraction",
+    "record",
+    "regions_along_curve",
+    "regions_along_segment",
+    "snap",
+    "softmax_collapse",
+    "tilt",
 ]
