@@ -11,20 +11,17 @@ and whatever learns takes one (`assay.train.fit`) or walks it with `batches`. Pi
 `blobs`, `spirals`, `moons`, `sinusoids`, `linear_regression`, `friedman`, `piecewise_constant_signal`,
 `piecewise_constant_image`, `low_rank`; sentences from `markov_language`, whose words follow `zipf`; pairs that belong
 together from `paired_halves`; sums modulo a number from `modular_arithmetic`; faces from `parametric_faces`; scenes
-with objects to be found from `dense_digits`; worlds of spheres and boxes, with their depth, from `scenes.render`; walks
-in a maze from `PointMaze`; shapes with cues that agree or not from `sprites`.
-with objects to be found from `dense_digits`, with one object and its outline from `pasted_items`, with a block
-that means nothing from `block_images`; points with one coordinate to look at from `signal_coordinates`; worlds of
-spheres and boxes, with their depth, from `scenes.render`; walks in a maze from `PointMaze`.
-in a maze from `PointMaze`.
-Curves by arc length are in `curves`; `twelve_bits` is all patterns of twelve bits, and a rule of them.
+with objects to be found from `dense_digits`, with one object and its outline from `pasted_items`, with a block that
+means nothing from `block_images`; points with one coordinate to look at from `signal_coordinates`; shapes with cues
+that agree or not from `sprites`; all patterns of twelve bits, and a rule of them, from `twelve_bits`; worlds of spheres
+and boxes, with their depth, from `scenes.render`, and in motion from `moving_scenes`; walks in a maze from `PointMaze`.
+Curves by arc length are in `curves`.
 Randomness comes from a seed (`load`) or a `torch.Generator` (the rest).
 The licence of everything that ships is in `LICENSES.md` beside this file.
 """
 
-from . import scenes
-from .block_images import BlockImages, SignalCoordinates, block_images, signal_coordinates
 from . import curves, scenes
+from .block_images import BlockImages, SignalCoordinates, block_images, signal_coordinates
 from .dense_digits import Scenes, dense_digits
 from .friedman import friedman
 from .generators import (
@@ -39,12 +36,14 @@ from .generators import (
 )
 from .language import markov_language, zipf
 from .modular_arithmetic import modular_arithmetic
+from .moving_scenes import Clips, moving_scene, moving_scenes
 from .paired_halves import paired_halves
 from .parametric_faces import Faces, parametric_faces
 from .pasted_items import PastedItems, pasted_items
 from .photo_split import photo_split
 from .photos import patches, photos
 from .point_maze import PointMaze, Transitions
+from .relight import relight
 from .remote import Unavailable
 from .split import Labelled, Split, batches, load
 from .sprites import sprites
@@ -52,6 +51,7 @@ from .twelve_bits import Patterns, twelve_bits
 
 __all__ = [
     "BlockImages",
+    "Clips",
     "Faces",
     "Labelled",
     "PastedItems",
@@ -74,6 +74,8 @@ __all__ = [
     "markov_language",
     "modular_arithmetic",
     "moons",
+    "moving_scene",
+    "moving_scenes",
     "paired_halves",
     "parametric_faces",
     "pasted_items",
@@ -82,6 +84,7 @@ __all__ = [
     "photos",
     "piecewise_constant_image",
     "piecewise_constant_signal",
+    "relight",
     "scenes",
     "signal_coordinates",
     "sinusoids",

@@ -71,9 +71,6 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
 from assay.probes import checkpoints, tangent
 from assay.probes.activations import record_activations, stream_activations, watched
 from assay.probes.active_neurons import active_neurons
-from assay.probes.attribution_tests import pixel_perturbation, pointing_game, remove_and_retrain, salient, unmask
-from assay.probes.boosted_trees import BoostedTrees
-from assay.probes.branch_specialization import Branched, Specialization, branch_solution, branch_specialization
 from assay.probes.adaptive_mutual_information import (
     InformationPlane,
     binned_information,
@@ -81,6 +78,8 @@ from assay.probes.adaptive_mutual_information import (
     entropy_bins,
     kde_information,
 )
+from assay.probes.attribution_tests import pixel_perturbation, pointing_game, remove_and_retrain, salient, unmask
+from assay.probes.boosted_trees import BoostedTrees
 from assay.probes.boundary_tilting import (
     LinearBoundary,
     Strength,
@@ -92,6 +91,7 @@ from assay.probes.boundary_tilting import (
     nearest_centroid,
     tilt,
 )
+from assay.probes.branch_specialization import Branched, Specialization, branch_solution, branch_specialization
 from assay.probes.cmd import CMD
 from assay.probes.convergent_learning import (
     SparsePrediction,
@@ -128,6 +128,15 @@ from assay.probes.linear_mode_connectivity import (
     predicted_barrier,
     predicted_layerwise_barrier,
 )
+from assay.probes.linear_regions import (
+    RegionCount,
+    activation_pattern,
+    boundary_distance,
+    expected_density_first_layer,
+    regions_along_curve,
+    regions_along_segment,
+)
+from assay.probes.local_linear import AffineMap, jacobian, local_affine
 from assay.probes.matching import (
     Assignment,
     UnitCorrelation,
@@ -161,17 +170,6 @@ from assay.probes.neural_collapse import (
     collapse_geometry,
     distance_to,
 )
-from assay.probes.normgrad import class_sensitivity, meta_saliency, norm_grad
-from assay.probes.linear_regions import (
-    RegionCount,
-    activation_pattern,
-    boundary_distance,
-    expected_density_first_layer,
-    regions_along_curve,
-    regions_along_segment,
-)
-from assay.probes.local_linear import AffineMap, jacobian, local_affine
-from assay.probes.modes import Modes
 from assay.probes.nonlinear_advantage import (
     LinearizableReLU,
     average_path_length,
@@ -180,6 +178,7 @@ from assay.probes.nonlinear_advantage import (
     nonlinear_fraction,
     snap,
 )
+from assay.probes.normgrad import class_sensitivity, meta_saliency, norm_grad
 from assay.probes.online_cmd import OnlineCMD
 from assay.probes.opposing_signals import (
     Groups,
@@ -233,6 +232,7 @@ from assay.probes.tsne import neighbour_probabilities, tsne, tsne_gradient
 __all__ = [
     "CMD",
     "DMD",
+    "AffineMap",
     "Assignment",
     "Barrier",
     "BoostedTrees",
@@ -241,7 +241,6 @@ __all__ = [
     "CueTest",
     "Curve",
     "DiffROAR",
-    "AffineMap",
     "Direction",
     "EmbeddedCMD",
     "ExponentHistogram",
@@ -250,19 +249,18 @@ __all__ = [
     "FullGradients",
     "Geometry",
     "Groups",
+    "InformationPlane",
     "InterpolatingNetwork",
     "IntrinsicDimension",
     "Invariance",
     "Inversion",
     "Law",
     "LayerMasking",
+    "LinearBoundary",
+    "LinearizableReLU",
     "MapCorrelation",
     "MaximalLearningRate",
     "Member",
-    "InformationPlane",
-    "Invariance",
-    "LinearBoundary",
-    "LinearizableReLU",
     "Modes",
     "MultifacetedVisualization",
     "NeuralCollapse",
@@ -275,6 +273,7 @@ __all__ = [
     "PowerLaw",
     "RandomProjection",
     "RandomSubspace",
+    "RegionCount",
     "RosettaDictionary",
     "Scaling",
     "SnapshotPCA",
@@ -283,6 +282,7 @@ __all__ = [
     "SpectrumSummary",
     "Starlight",
     "StraightPath",
+    "Strength",
     "Tables",
     "Telescope",
     "TelescopingSmoother",
@@ -294,39 +294,33 @@ __all__ = [
     "UnitsNeeded",
     "activation_gradients",
     "activation_matching",
-    "active_neurons",
-    "assign_units",
-    "barrier",
-    "basin_retention",
-    "best_buddies",
-    "branch_solution",
-    "branch_specialization",
-    "RegionCount",
-    "SnapshotPCA",
-    "Strength",
-    "Trajectory",
     "activation_pattern",
     "active_neurons",
     "adversarial_strength",
+    "assign_units",
     "average_path_length",
+    "barrier",
+    "basin_retention",
+    "best_buddies",
     "binned_information",
     "boundary_distance",
+    "branch_solution",
+    "branch_specialization",
     "checkpoints",
     "class_sensitivity",
     "cocluster_units",
     "collapse_geometry",
     "compare_directions",
     "compose",
+    "compression",
     "data_scaling",
+    "deviation_angle",
     "diff_roar",
     "directional_sharpness",
+    "distance",
     "distance_to",
     "effective_parameters",
     "energy_profile",
-    "compression",
-    "deviation_angle",
-    "directional_sharpness",
-    "distance",
     "entropy_bins",
     "expected_density_first_layer",
     "exponent_histogram",
@@ -350,11 +344,17 @@ __all__ = [
     "interpolating_network",
     "intrinsic_dimension",
     "inverse",
+    "jacobian",
     "k_means",
+    "kde_information",
     "largest_rise",
     "layerwise_barrier",
     "lime_image",
+    "linear_boundary",
     "linear_cnn_profile",
+    "linearity_penalty",
+    "linearize_relus",
+    "local_affine",
     "losses_along",
     "magnitude",
     "map_correlation",
@@ -364,8 +364,11 @@ __all__ = [
     "merge_many",
     "meta_saliency",
     "mine_rosetta",
+    "nearest_adversarial",
+    "nearest_centroid",
     "neighbour_probabilities",
     "nlm_alignment",
+    "nonlinear_fraction",
     "norm_grad",
     "opposing_toy",
     "paint",
@@ -381,6 +384,8 @@ __all__ = [
     "record",
     "record_activations",
     "refresh_batch_norm",
+    "regions_along_curve",
+    "regions_along_segment",
     "remove_and_retrain",
     "rosetta_inversion",
     "rotated_units",
@@ -388,6 +393,7 @@ __all__ = [
     "sharpness",
     "slow_input_layer",
     "smooth_grad",
+    "snap",
     "softmax_collapse",
     "sparse_prediction",
     "spectrum_summary",
@@ -397,6 +403,7 @@ __all__ = [
     "straight_through_matching",
     "stream_activations",
     "tangent",
+    "tilt",
     "token_maps",
     "tsne",
     "tsne_gradient",
@@ -408,20 +415,4 @@ __all__ = [
     "watched",
     "weight_matching",
     "zoo_tables",
-    "jacobian",
-    "kde_information",
-    "linear_boundary",
-    "linearity_penalty",
-    "linearize_relus",
-    "local_affine",
-    "nearest_adversarial",
-    "nearest_centroid",
-    "nlm_alignment",
-    "nonlinear_fraction",
-    "record",
-    "regions_along_curve",
-    "regions_along_segment",
-    "snap",
-    "softmax_collapse",
-    "tilt",
 ]
