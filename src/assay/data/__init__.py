@@ -11,8 +11,8 @@ and whatever learns takes one (`assay.train.fit`) or walks it with `batches`. Pi
 `blobs`, `spirals`, `moons`, `sinusoids`, `linear_regression`, `friedman`, `piecewise_constant_signal`,
 `piecewise_constant_image`, `low_rank`; sentences from `markov_language`, whose words follow `zipf`; pairs that belong
 together from `paired_halves`; sums modulo a number from `modular_arithmetic`; faces from `parametric_faces`; scenes
-with objects to be found from `dense_digits`; worlds of spheres and boxes, with their depth, from `scenes.render`; walks
-in a maze from `PointMaze`.
+with objects to be found from `dense_digits`; worlds of spheres and boxes, with their depth, from `scenes.render`, and
+in motion from `moving_scenes`; walks in a maze from `PointMaze`.
 Randomness comes from a seed (`load`) or a `torch.Generator` (the rest).
 The licence of everything that ships is in `LICENSES.md` beside this file.
 """
@@ -32,6 +32,7 @@ from .generators import (
 )
 from .language import markov_language, zipf
 from .modular_arithmetic import modular_arithmetic
+from .moving_scenes import Clips, moving_scene, moving_scenes
 from .paired_halves import paired_halves
 from .parametric_faces import Faces, parametric_faces
 from .photo_split import photo_split
@@ -41,6 +42,7 @@ from .remote import Unavailable
 from .split import Labelled, Split, batches, load
 
 __all__ = [
+    "Clips",
     "Faces",
     "Labelled",
     "PointMaze",
@@ -58,6 +60,8 @@ __all__ = [
     "markov_language",
     "modular_arithmetic",
     "moons",
+    "moving_scene",
+    "moving_scenes",
     "paired_halves",
     "parametric_faces",
     "patches",
