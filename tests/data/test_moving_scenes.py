@@ -80,7 +80,7 @@ def test_a_light_for_each_world():
     generator = seeded(5)
     for n in range(3):
         world = moving_scene(generator, moments=2)
-        seen = render(world[1], light(generator), Camera((0.0, 4.5, -3.5), (0.0, 0.3, 1.0)))
+        seen = render(world[1], light(generator), Camera((0.0, 6.0, -1.5), (0.0, 0.3, 1.0), 0.8))
         assert torch.equal(one.frames[0, n, 1], seen.rgb)
 
 

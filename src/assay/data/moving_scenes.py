@@ -11,8 +11,8 @@ from torch import Tensor
 
 from .scenes import Camera, Light, Scene, random_scene, shade, trace
 
-ABOVE = Camera(position=(0.0, 4.5, -3.5), target=(0.0, 0.3, 1.0))
-"""From above, so that every ray meets something."""
+ABOVE = Camera(position=(0.0, 6.0, -1.5), target=(0.0, 0.3, 1.0), fov=0.8)
+"""From high above: every ray meets something, and depth is in the things more than in the floor."""
 
 
 class Clips(NamedTuple):
