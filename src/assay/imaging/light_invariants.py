@@ -18,7 +18,7 @@ def log_chromaticity(image: Image, alpha: float = 0.48) -> Float[Tensor, "1 h w"
         image: not negative; 0.001 is added before logarithms are taken.
         alpha: by the camera's peak wavelengths, in [0, 1].
 
-    Maddern et al., 2014 (ICRA workshop on visual place recognition), equation 4.
+    Maddern et al., 2014, illumination invariant imaging.
 
     Raises:
         ValueError: for other than three channels, alpha out of range.
@@ -45,7 +45,7 @@ def census(image: Image, *, radius: int = 2) -> Float[Tensor, "d h w"]:
         image: its channels are averaged first.
         radius: of the square of neighbours, at least 1; $(2 r + 1)^2 - 1$ channels come out.
 
-    Zabih and Woodfill, 1994 (ECCV), section 3.
+    Zabih and Woodfill, 1994 (ECCV).
 
     Raises:
         ValueError: for a radius below 1.
@@ -92,7 +92,7 @@ def self_quotient(image: Image, sigma: float = 3.0) -> Image:
         image: not negative; 0.001 is added to both.
         sigma: of the Gaussian, in pixels, positive.
 
-    Wang et al., 2004 (automatic face and gesture recognition), equation 5.
+    Wang et al., 2004, the self quotient image.
 
     Differs from the paper: a plain Gaussian for one that is weighted at edges.
 
