@@ -83,6 +83,15 @@ def test_patterns_against_the_plain_loop(sigma):
         assert not torch.equal(expected, gaussian_sampling(q, 40, sigma=0.0, grid_share=0.0))
 
 
+def test_what_the_authors_code_gives():
+    """`pick_max(q, 20 / 180, 1.0)` of github.com/tWXWbAdq/How-to-Guide-Adaptive-Depth-Sampling."""
+    q = (torch.arange(12 * 15).double() * 1.7).sin().abs().view(12, 15)
+    rows = [0, 0, 0, 0, 1, 2, 2, 3, 4, 4, 5, 6, 7, 8, 8, 9, 10, 11, 11, 11]
+    columns = [1, 3, 12, 14, 8, 6, 10, 4, 0, 13, 11, 7, 5, 1, 14, 10, 8, 2, 4, 13]
+    found = gaussian_sampling(q, 20, sigma=1.0, grid_share=0.0).nonzero().tolist()
+    assert found == [list(each) for each in zip(rows, columns, strict=True)]
+
+
 def test_a_flat_map_gives_points_apart():
     pattern = gaussian_sampling(torch.ones(40, 40), 64, sigma=5.0, grid_share=0.0).nonzero().double()
     apart = torch.cdist(pattern, pattern) + 99 * torch.eye(64)
