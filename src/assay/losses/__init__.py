@@ -27,6 +27,7 @@ from .frozen_features import FrozenFeatures
 from .kernels import gaussian_gram, median_bandwidth
 from .metric_distances import metric_distances
 from .ms_ssim_training import MSSSIMLoss, SSIMLoss
+from .patch_triplet import PatchTripletLoss
 from .perceptual_losses import (
     FeatureReconstructionLoss,
     GramStyleLoss,
@@ -56,6 +57,7 @@ __all__ = [
     "FrozenFeatures",
     "GramStyleLoss",
     "MSSSIMLoss",
+    "PatchTripletLoss",
     "SSIMLoss",
     "SigmoidContrastiveLoss",
     "SmoothAdversarialCompSum",

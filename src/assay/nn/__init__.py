@@ -5,6 +5,8 @@ logits (n, num_classes). `build` finds one by name. `decoder` is the one for wor
 next word at each place, `StyleTransferNet` the one from images to images, `LateFusion` the one for several modalities.
 Initial weights come from torch's global generator.
 
+next word at each place, `StyleTransferNet` and `UNet` are from images to images, `LateFusion` the one for several
+modalities. Initial weights come from torch's global generator.
 """
 
 from .batched_mlp import BatchedMLP
@@ -16,12 +18,14 @@ from .late_fusion import LateFusion
 from .resnet import resnet8
 from .style_transfer import StyleTransferNet
 from .tinyvit import tinyvit
+from .unet import UNet
 
 __all__ = [
     "BatchedMLP",
     "ConvLSTMCell",
     "LateFusion",
     "StyleTransferNet",
+    "UNet",
     "build",
     "convnet",
     "decoder",
