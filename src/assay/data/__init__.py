@@ -16,14 +16,9 @@ means nothing from `block_images`; points with one coordinate to look at from `s
 that agree or not from `sprites`; all patterns of twelve bits, and a rule of them, from `twelve_bits`; worlds of spheres
 and boxes, with their depth, from `scenes.render`, and in motion from `moving_scenes`; walks in a maze from `PointMaze`.
 Curves by arc length are in `curves`.
-(c, h, w) tensors in [0, 1], split by picture by `photo_split`, under another light by `relight`, and from `patches` of
-them; planted truths from `blobs`, `spirals`, `moons`, `sinusoids`, `linear_regression`, `friedman`,
-`piecewise_constant_signal`, `piecewise_constant_image`, `low_rank`; sentences from `markov_language`, whose words
-follow `zipf`; pairs that belong together from `paired_halves`; sums modulo a number from `modular_arithmetic`; faces
-from `parametric_faces`; scenes with objects to be found from `dense_digits`; worlds of spheres and boxes, with their
-depth, from `scenes.render`, and in motion from `moving_scenes`; walks in a maze from `PointMaze`.
 Randomness comes from a seed (`load`) or a `torch.Generator` (the rest).
 The licence of everything that ships is in `LICENSES.md` beside this file.
+
 """
 
 from . import curves, scenes
