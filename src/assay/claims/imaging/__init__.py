@@ -1,0 +1,1 @@
+"""Claims about imaging: flows, inverse problems, restoration."""
