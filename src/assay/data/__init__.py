@@ -18,7 +18,6 @@ and boxes, with their depth, from `scenes.render`, and in motion from `moving_sc
 Curves by arc length are in `curves`.
 Randomness comes from a seed (`load`) or a `torch.Generator` (the rest).
 The licence of everything that ships is in `LICENSES.md` beside this file.
-
 """
 
 from . import curves, scenes
