@@ -69,11 +69,9 @@ def sprites(
     angle = torch.tensor(TURNS)[turn]
     low, high = (across[:, None] * each[shape, turn] for each in _boxes())
     middle = -low + torch.rand(n, 2, generator=generator) * (size - high + low)
+    rows = range(0, n, CHUNK)
     covered = torch.cat(
-        [
-            _covered(*part, size)
-            for part in zip(*(each.split(CHUNK) for each in (middle, across, angle, shape)), strict=True)
-        ]
+        [_covered(*(each[row : row + CHUNK] for each in (middle, across, angle, shape)), size=size) for row in rows]
     )
     images = torch.zeros(n, 3, size, size)
     images[torch.arange(n), color] = covered
@@ -82,7 +80,9 @@ def sprites(
     return images.clamp_(0, 1), cues
 
 
-def _covered(middle: Tensor, across: Tensor, angle: Tensor, shape: Tensor, size: int) -> Float[Tensor, "n size size"]:
+def _covered(
+    middle: Tensor, across: Tensor, angle: Tensor, shape: Tensor, *, size: int
+) -> Float[Tensor, "n size size"]:
     """The share of each pixel that the shape covers."""
     places = (torch.arange(size * FINER) + 0.5) / FINER
     dx = (places - middle[:, :1])[:, None, :] / across[:, None, None]

@@ -33,7 +33,8 @@ def icosahedron() -> Float[Tensor, "12 3"]:
     for one, other in product((1.0, -1.0), (golden, -golden)):
         rows += [(0.0, one, other), (one, other, 0.0), (other, 0.0, one)]
     vertices = torch.tensor(rows, dtype=torch.float64)
-    return vertices / vertices.norm(dim=1, keepdim=True)
+    unit: Tensor = vertices / vertices.norm(dim=1, keepdim=True)
+    return unit
 
 
 def twelve_bits() -> Patterns:
