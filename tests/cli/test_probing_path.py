@@ -71,11 +71,11 @@ def test_what_a_person_reads(assay, files):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({2: "c.safetensors"}, "there is no checkpoint c.safetensors"),
+        ({2: "c.safetensors"}, "FIRST: there is no file c.safetensors"),
         ({2: "data.safetensors"}, "does not fit two_networks:build"),
         ({5: "two_networks"}, "--model takes MODULE:FUNCTION"),
-        ({5: "no_such_module:build"}, "no module 'no_such_module'"),
-        ({5: "two_networks:words"}, "must be a function that makes"),
+        ({5: "no_such_module:build"}, "No module named 'no_such_module'"),
+        ({5: "two_networks:words"}, "must make a torch.nn.Module"),
         ({7: "a.safetensors"}, "must hold inputs and targets"),
         ({7: "none.npz"}, "there is no file none.npz"),
     ],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +9,9 @@ import click
 
 from assay.cli import UsageProblem, echo_json
 from assay.cli.options import json_option
+from assay.cli.own_network import examples, network
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
     from assay.curvature import Eigen, SpectralDensity, Trace
     from assay.report import Section
 
@@ -23,7 +20,7 @@ LOSSES = ("cross_entropy", "mse_loss", "binary_cross_entropy_with_logits")
 
 @click.command("hessian")
 @click.option("--model", "source", metavar="MODULE:FUNCTION", required=True, help="Makes the network; no arguments.")
-@click.option("--weights", type=click.Path(path_type=Path), help="Its weights, .safetensors; as made if not given.")
+@click.option("--weights", type=click.Path(path_type=Path), help="A checkpoint of it; as made if not given.")
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="inputs and targets, .safetensors or .npz")
 @click.option("--loss", type=click.Choice(LOSSES), default=LOSSES[0], show_default=True, help="Mean over the examples.")
 @click.option("--top", "count", type=click.IntRange(min=1), default=10, show_default=True, help="Largest eigenvalues.")
@@ -61,8 +58,8 @@ def hessian_command(
     from assay.curvature import Hessian, hutchinson_trace, spectral_density, top_eigenvalues
     from assay.report import write_probe_report
 
-    model = _model(source, weights)
-    inputs, targets = _data(data)
+    model = network(source, weights)
+    inputs, targets = examples(data)
     if double:
         model, inputs = model.double(), inputs.double()
         targets = targets.double() if targets.is_floating_point() else targets
@@ -103,58 +100,6 @@ def hessian_command(
 def _near_zero(density: SpectralDensity) -> tuple[float, float]:
     edge = 1e-3 * density.nodes.abs().max().item()
     return density.share(-edge, edge)
-
-
-def _model(source: str, weights: Path | None) -> nn.Module:
-    from torch import nn
-
-    name, _, function = source.partition(":")
-    if not name or not function:
-        raise UsageProblem(f"--model takes MODULE:FUNCTION, not {source!r}")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise UsageProblem(f"--model: no module {error.name!r}") from None
-    finally:
-        sys.path.pop(0)
-    make = getattr(module, function, None)
-    if not callable(make):
-        raise UsageProblem(f"--model: {name} has no function {function!r}")
-    model = make()
-    if not isinstance(model, nn.Module):
-        raise UsageProblem(f"--model: {source} must make a torch.nn.Module, not {type(model).__name__}")
-    if weights is not None:
-        try:
-            model.load_state_dict(_tensors("--weights", weights))
-        except RuntimeError as error:
-            raise UsageProblem(f"--weights: {weights} does not fit {source}: {error}") from None
-    return model
-
-
-def _data(path: Path) -> tuple[Tensor, Tensor]:
-    found = _tensors("--data", path)
-    for name in ("inputs", "targets"):
-        if name not in found:
-            raise UsageProblem(f"--data: {path} must hold inputs and targets, has {', '.join(found) or 'nothing'}")
-    return found["inputs"], found["targets"]
-
-
-def _tensors(option: str, path: Path) -> dict[str, Tensor]:
-    import numpy as np
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise UsageProblem(f"{option}: there is no file {path}")
-    try:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-        return load_file(path)
-    except (SafetensorError, ValueError, OSError) as error:
-        raise UsageProblem(f"{option}: {path} cannot be read: {error}") from None
 
 
 def _sections(

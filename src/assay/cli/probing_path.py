@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from assay.cli import UsageProblem, echo_json
 from assay.cli.options import json_option
+from assay.cli.own_network import examples, network
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from assay.probes import Barrier
     from assay.report import Section
@@ -58,27 +57,27 @@ def path_command(
     from assay.report import write_probe_report
     from assay.train import evaluate
 
-    a, b = (_network(source, file) for file in (first, second))
-    examples = Labelled(*_examples(data))
+    a, b = (network(source, file, option=name) for name, file in (("FIRST", first), ("SECOND", second)))
+    seen = Labelled(*examples(data))
     measure = getattr(F, loss)
 
     def line(other: nn.Module) -> Barrier:
         return barrier(
             a,
             other,
-            lambda model: evaluate(model, examples, measure),
+            lambda model: evaluate(model, seen, measure),
             points=points,
-            refresh=lambda model: refresh_batch_norm(model, examples.inputs),
+            refresh=lambda model: refresh_batch_norm(model, seen.inputs),
         )
 
     try:
-        spec = PermutationSpec.of(a, examples.inputs)
+        spec = PermutationSpec.of(a, seen.inputs)
         moved = spec.apply(weight_matching(a, b, spec, generator=torch.Generator().manual_seed(seed)), b)
         lines = {"as they are": line(b), "units matched": line(moved)}
     except (ValueError, RuntimeError, IndexError, FloatingPointError) as error:
         raise UsageProblem(f"no line between {first.name} and {second.name}: {error}") from None
     sizes = spec.sizes(a)
-    sections = _sections(first, second, source, data, len(examples.inputs), lines, sizes)
+    sections = _sections(first, second, source, data, len(seen.inputs), lines, sizes)
     page = write_probe_report(out / "report.html", f"From {first.name} to {second.name}", sections)
     if matched is not None:
         save_file({name: tensor.contiguous() for name, tensor in moved.state_dict().items()}, matched)
@@ -98,47 +97,6 @@ def path_command(
     click.echo(f"barrier as they are: {before.height:.4g}, at t = {before.argmax:.2f}")
     click.echo(f"with units matched:  {after.height:.4g}, at t = {after.argmax:.2f}")
     click.echo(f"report: {page}" + (f"\nmatched: {matched}" if matched else ""))
-
-
-def _network(source: str, weights: Path) -> nn.Module:
-    from torch import nn
-
-    from assay.probes import checkpoints
-
-    name, _, function = source.partition(":")
-    if not name or not function:
-        raise UsageProblem(f"--model takes MODULE:FUNCTION, not {source!r}")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        make: Any = getattr(importlib.import_module(name), function, None)
-    except ModuleNotFoundError as error:
-        raise UsageProblem(f"--model: no module {error.name!r}") from None
-    finally:
-        sys.path.pop(0)
-    model = make() if callable(make) else None
-    if not isinstance(model, nn.Module):
-        raise UsageProblem(f"--model: {source} must be a function that makes a torch.nn.Module")
-    if not weights.is_file():
-        raise UsageProblem(f"there is no checkpoint {weights}")
-    try:
-        model.load_state_dict(checkpoints.load(weights))
-    except (RuntimeError, ValueError) as error:
-        raise UsageProblem(f"{weights} does not fit {source}: {error}") from None
-    return model
-
-
-def _examples(path: Path) -> tuple[Tensor, Tensor]:
-    from assay.probes import checkpoints
-
-    if not path.is_file():
-        raise UsageProblem(f"--data: there is no file {path}")
-    try:
-        found = checkpoints.load(path)
-    except ValueError as error:
-        raise UsageProblem(f"--data: {error}") from None
-    if not {"inputs", "targets"} <= set(found):
-        raise UsageProblem(f"--data: {path} must hold inputs and targets, has {', '.join(found) or 'nothing'}")
-    return found["inputs"], found["targets"]
 
 
 def _sections(

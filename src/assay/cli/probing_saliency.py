@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +9,7 @@ import click
 
 from assay.cli import UsageProblem, echo_json
 from assay.cli.options import json_option
+from assay.cli.own_network import network
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -56,7 +54,7 @@ def saliency_command(
     from assay.probes.scores import checked_targets, evaluated
     from assay.report import write_probe_report
 
-    model = _network(built, weights)
+    model = network(built, weights)
     shown = _picture(image, size, gray)
     shift, scale = (_numbers(name, text, len(shown)) for name, text in (("--mean", mean), ("--std", std)))
     if bool((scale <= 0).any()):
@@ -89,30 +87,6 @@ def saliency_command(
     for note in notes:
         click.echo(note)
     click.echo(f"report: {page}")
-
-
-def _network(built: str, weights: Path | None) -> nn.Module:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-    from torch import nn
-
-    module, _, function = built.partition(":")
-    if not module or not function:
-        raise UsageProblem(f"--model takes MODULE:FUNCTION, such as networks:build, not {built!r}")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        model = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError) as error:
-        raise UsageProblem(f"--model {built}: {error}") from None
-    if not isinstance(model, nn.Module):
-        raise UsageProblem(f"--model {built} must return a torch.nn.Module: got {type(model).__name__}")
-    if weights is not None:
-        try:
-            model.load_state_dict(load_file(weights))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise UsageProblem(f"--weights {weights}: {' '.join(str(error).split())}") from None
-    return model
 
 
 def _picture(path: Path, size: int | None, gray: bool) -> Tensor:
