@@ -59,6 +59,13 @@ def more_invariant_depth(
     `degradation` is the mean relative error of depth under these five over that at 0.5; `abs_rel` is that at 0.5;
     the first frame of a clip does not count. `map_abs_rel` is the error of one picture for all, each pixel the median
     of its depths in training: what can be had without looking.
+
+    Fails by its accuracy: the hybrid's error grows by 2.5 % under other lights, that of its supervised twin by 7.6 %,
+    but it is 0.0335 against 0.0230 where it was trained, and the median picture has 0.0337: in 300 steps the hybrid's
+    decoder reads next to nothing of depth from layers that learn the next frame, which is why light matters little to
+    it. The supervised U-Net has 0.0253, and grows by 3.0 %. The hybrid and the U-Net took the
+    least rate of their grid, 0.003, so that longer training with smaller ones is open; in one seed of five the
+    prediction of frames died (an error of 0.109, elsewhere 0.005 to 0.007).
     """
     train = training_clips(seed, clips, moments)
     judged = test_clips(seed, worlds, moments, validate, LIGHTS)
