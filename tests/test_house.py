@@ -139,12 +139,15 @@ def test_no_file_is_called_anything():
 
 
 def test_files_are_as_long_as_an_idea():
-    """200 lines of code each, docs not counted, is where to ask what two things a method file is."""
+    """200 lines of code each, docs not counted, is where to ask what two things a method file is.
+
+    A subject's table of contents is as long as the subject.
+    """
     long = {}
     for subject in subjects:
         for path in (SOURCE / subject).rglob("*.py"):
             count = code_lines(path)
-            if count > 200:
+            if count > 200 and path.name != "__init__.py":
                 long[str(path.relative_to(SOURCE))] = count
     assert long == {}
 
