@@ -42,7 +42,12 @@ LEFT_OUT = (
     left_out=LEFT_OUT,
 )
 def some_features_are_reliable(arms, seed, *, train=6_000, images=1_000, epochs=4, lr=1e-3):
-    """Scores of the units of network 1 with network 2, and with network 3; all positions but the border."""
+    """Scores of the units of network 1 with network 2, and with network 3; all positions but the border.
+
+    Holds: reliability 0.54, spread 0.43. Untrained networks have as much of both, 0.56 and 0.56: what can be
+    matched hangs on the filters that units happen to have, too. Training makes the matches themselves better, 0.70,
+    0.80 and 0.80 by layer where untrained layers have 0.64, 0.51 and 0.38. Three networks a seed.
+    """
     split = pictures(train, images, seed)
     results = {}
     for arm in arms:
