@@ -53,8 +53,8 @@ public = [name for name in losses.__all__ if isinstance(getattr(losses, name), t
 EVERY = [*CLASSIFICATION, *OTHERS]
 
 
-# Called with a network, not with tensors alone, or drawing shifts, for which a graph has to wait; their own tests do what
-# is done here.
+# Called with a network, not with tensors alone, or drawing shifts, for which a graph has to wait; their own tests do
+# what is done here.
 ELSEWHERE = {"PatchTripletLoss", "SymFaceLoss"}
 
 
