@@ -48,7 +48,11 @@ def curvature_predicts_layer_barriers(
     points=21,
     probes=10,
 ):
-    """Rank correlation with the measured layer-wise barriers, over the layers of seven pairs."""
+    """Rank correlation with the measured layer-wise barriers, over the layers of seven pairs.
+
+    Undecided: rank correlations of 0.80 for curvature, 0.67 for squared distances alone and 0.66 for one curvature
+    for all, with 0.15 to 0.2 between seeds.
+    """
     split = data.load(dataset, train=train, test=0, seed=seed)
     inputs, targets = (each[:probed] for each in split.train)
     measured, forecasts = [], {arm: [] for arm in arms}

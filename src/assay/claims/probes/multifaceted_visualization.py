@@ -47,7 +47,11 @@ def every_facet_appears(
     shorten=1,
     validate=False,
 ):
-    """Coverage: the share of a unit's two kinds that the judge is sure of, 0.5 or more, in one of its four images."""
+    """Coverage: the share of a unit's two kinds that the judge is sure of, 0.5 or more, in one of its four images.
+
+    Holds: of ten classes 7.2 are seen in the facets' pictures, 4.8 from means of random pictures, 1 from noise; 8.8
+    in the starts themselves, before anything is made to fire more.
+    """
     return visualized(
         arm, seed, train, judges, images, epochs, lr, facets, nearest, step, weight, shorten, validate=validate
     )

@@ -7,7 +7,7 @@ import torch
 from assay import data, nn
 from assay.lab import Tune, all_of, at_most, claim, lower
 from assay.probes import largest_rise, losses_along, path_residuals, record, straight_path
-from assay.train import accuracy, evaluate, fit
+from assay.train import Diverged, accuracy, evaluate, fit
 
 NETWORKS = {"mlp": dict(widths=(256, 256)), "convnet": dict(widths=(16, 32, 64))}
 RATES = (0.05, 0.1, 0.2, 0.4)
@@ -58,8 +58,8 @@ def no_obstacle_from_start_to_solution(
     split = data.load(dataset, train=train, test=test, seed=seed, validate=validate)
     results = {arm: {"test_accuracy": 0.0} for arm in arms}
     for name in NETWORKS:
-        start, solution, _ = trained(name, split, seed, epochs, lr)
-        _, other, _ = trained(name, split, seed + 100_000, epochs, lr)
+        start, solution, _ = trained(name, split, seed, epochs, lr, probed)
+        _, other, _ = trained(name, split, seed + 100_000, epochs, lr, probed)
         loss = loss_on(split, probed)
         path = straight_path(start, solution, loss, points=points)
         between = losses_along(solution, other, loss, path.ts)
@@ -105,7 +105,7 @@ def line_climbs_no_more_than_the_walk(
     split = data.load(dataset, train=train, test=test, seed=seed, validate=validate)
     results = {arm: {"test_accuracy": 0.0, "off_line": 0.0} for arm in arms}
     for name in NETWORKS:
-        start, solution, walk = trained(name, split, seed, epochs, lr)
+        start, solution, walk = trained(name, split, seed, epochs, lr, probed)
         loss = loss_on(split, probed)
         path = straight_path(start, solution, loss, points=points)
         drop = (path.losses[0] - path.losses[-1]).item()
@@ -122,11 +122,11 @@ def line_climbs_no_more_than_the_walk(
     return results
 
 
-def trained(name, split, seed, epochs, lr):
+def trained(name, split, seed, epochs, lr, probed):
     """The network before and after training, and its snapshots: the start, every quarter of an epoch, the end."""
     torch.manual_seed(seed)
     network = nn.build(name, split.shape, split.num_classes, **NETWORKS[name])
-    start, walk = copy.deepcopy(network), record(network)
+    start, walk, loss = copy.deepcopy(network), record(network), loss_on(split, probed)
     quarter = max(1, -(-len(split.train.targets) // 128) // 4)
     steps = []
 
@@ -140,6 +140,8 @@ def trained(name, split, seed, epochs, lr):
     fit(network, split.train, optimizer, epochs=epochs, batch_size=128, seed=seed, on_step=snapshot)
     if steps[-1] % quarter:
         walk.append(network)
+    if loss(network) >= loss(start):
+        raise Diverged(f"{name}: training at the rate {lr} has not lowered the loss")
     return start, network, walk
 
 
