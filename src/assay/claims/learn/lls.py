@@ -97,7 +97,7 @@ def periodic_beats_random_basis(
     holds=ratio("peak_mib", "lls", to="bp", at_most=0.6),
     together=True,
     exclusive=True,
-    smoke=dict(batch_size=16, widths=(4, 4, 4, 8), repeats=1),
+    smoke=dict(batch_size=64, repeats=1),
     reported={"what the abstract says": "about half of the memory"},
     left_out=("widths 32, 64, 128 and 512; here half of them", "VGG8 and larger images"),
 )
