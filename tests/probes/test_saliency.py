@@ -88,6 +88,30 @@ def test_integrated_gradients_are_complete():
     assert ((input_gradient(net, X, Y) * (X - base)).sum((1, 2, 3)) - rise).abs().max() > 0.02
 
 
+@pytest.mark.parametrize("averaged", [integrated_gradients, smooth_grad])
+def test_channels_last_unless_the_model_counts_on_channels_first(averaged):
+    class Viewed(nn.Module):
+        def forward(self, x):
+            return x.view(len(x), -1)
+
+    layouts = []
+    maps = []
+    for flat in (nn.Flatten(), Viewed()):
+        torch.manual_seed(1)
+        net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), flat, nn.Linear(108, 4))
+        net[0].register_forward_pre_hook(
+            lambda _, inputs: layouts.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+        )
+        maps.append(averaged(net, waves((3, 2, 8, 8), 0.1).float(), Y))
+        layouts.append(None)
+    seen = layouts.index(None)
+    assert all(layouts[1:seen])  # all but the first look, at the classes
+    assert not any(layouts[seen + 3 : -1])  # all but the trial
+    assert maps[0].is_contiguous()
+    assert maps[1].is_contiguous()
+    torch.testing.assert_close(maps[0], maps[1])
+
+
 def test_integrated_gradients_on_a_smooth_model_in_closed_form():
     """f = sum x^4: the integral of 4 a^3 x^3 times x is x^4, to which two points are exact."""
     net = nn.Sequential(Power(4), nn.Flatten(), Sum())

@@ -119,11 +119,13 @@ def integrated_gradients(
     total = torch.zeros_like(x)
     with evaluated(model):
         wanted = _classes(model, x, targets)
+        layout = _layout(model, x)
         # One row for each image and point, a batch of rows at a time: an image's points come one after the other.
         rows = torch.arange(len(x) * steps, device=x.device)
         for part in rows.split(batch_size):
             image, point = part // steps, part % steps
-            at = leaf(torch.addcmul(start[image], way[image], places[point].view(-1, 1, 1, 1)))
+            at = torch.addcmul(start[image], way[image], places[point].view(-1, 1, 1, 1))
+            at = leaf(at.contiguous(memory_format=layout))
             slope = _gradient(scores(model, at, wanted[image]), at)
             total.index_add_(0, image, slope.mul_(weights[point].view(-1, 1, 1, 1)))
     return way * total
@@ -168,9 +170,10 @@ def smooth_grad(
     total = torch.zeros_like(x)
     with evaluated(model):
         wanted = _classes(model, x, targets)
+        layout = _layout(model, x)
         for _ in range(samples):
             noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-            at = leaf(torch.add(x, noise, alpha=sigma))
+            at = leaf(torch.add(x, noise, alpha=sigma).contiguous(memory_format=layout))
             total += _gradient(scores(model, at, wanted), at)
     return total / samples
 
@@ -312,6 +315,18 @@ def _classes(model: nn.Module, images: Tensor, targets: Tensor | None) -> Tensor
     with torch.no_grad():
         logits = model(images if targets is None else images[:1])
         return checked_targets(logits.expand(len(images), -1) if logits.ndim == 2 else logits, targets)
+
+
+def _layout(model: nn.Module, images: Tensor) -> torch.memory_format:
+    """Channels last, in which convolutions on a CPU take half the time, unless the model counts on channels first."""
+    if images.device.type != "cpu":
+        return torch.contiguous_format
+    try:
+        with torch.no_grad():
+            model(images[:1].contiguous(memory_format=torch.channels_last))
+    except RuntimeError:  # a view of activations that it takes to lie in one piece
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 @cache
