@@ -3,6 +3,7 @@
 import copy
 
 import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from assay import data, nn
 from assay.lab import Tune, all_of, at_most, claim, lower
@@ -54,7 +55,12 @@ def no_obstacle_from_start_to_solution(
     points=51,
     validate=False,
 ):
-    """Rises in units of the drop from the start to the solution, on `probed` of the training images."""
+    """Rises in units of the drop from the start to the solution, on `probed` of the training images.
+
+    The rate falls to zero along half a cosine, so that what is called a solution is one: at a constant rate, the best
+    of the four (0.2) ends some runs in the middle of a spike of the loss, with 56 to 82 % of the test images right over
+    five seeds, and the line to such an end rises by up to 6 times the drop.
+    """
     split = data.load(dataset, train=train, test=test, seed=seed, validate=validate)
     results = {arm: {"test_accuracy": 0.0} for arm in arms}
     for name in NETWORKS:
@@ -137,7 +143,16 @@ def trained(name, split, seed, epochs, lr, probed):
 
     walk.append(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=0.5)
-    fit(network, split.train, optimizer, epochs=epochs, batch_size=128, seed=seed, on_step=snapshot)
+    fit(
+        network,
+        split.train,
+        optimizer,
+        epochs=epochs,
+        batch_size=128,
+        seed=seed,
+        schedule=lambda each: CosineAnnealingLR(each, epochs),
+        on_step=snapshot,
+    )
     if steps[-1] % quarter:
         walk.append(network)
     if loss(network) >= loss(start):
