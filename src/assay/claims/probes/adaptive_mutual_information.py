@@ -34,7 +34,12 @@ LEFT_OUT = ("the authors' 4,096 patterns", "8,000 epochs; here 500 to 1,000 at a
     left_out=(*LEFT_OUT, "softplus, ELU, PReLU, Swish and others"),
 )
 def relu_compresses(arm, seed, *, networks=24, epochs=1_000, looks=40, lr=2e-3, batch_size=512):
-    """Mean over the networks, those that did not learn included."""
+    """Mean over the networks, those that did not learn included.
+
+    Undecided at five seeds of 24 networks: -0.03 bits with ReLU, 0.64 with tanh, 0.14 without an activation (which do
+    not learn). It is the mean that does not tell: 46 % of the ReLU networks compress by more than 0.1 bits, as in the
+    paper, whose figures show both kinds, and the others gain information by as much.
+    """
     activation = {"relu": nn.ReLU, "tanh": nn.Tanh, "linear": nn.Identity}[arm]
     run = train(seed, networks, epochs, looks, lr, batch_size, layers=HIDDEN[-1:], activation=activation)
     i_tx = run["i_tx"][:, 0]
