@@ -59,8 +59,8 @@ def no_obstacle_from_start_to_solution(
 
     The rate falls to zero along half a cosine, so that what is called a solution is one: at a constant rate, the best
     of the four (0.2) ends some runs in the middle of a spike of the loss, with 56 to 82 % of the test images right over
-    five seeds, and the line to such an end rises by up to 6 times the drop. With it no line to a solution rises at any of
-    five seeds, and lines between solutions rise by 0.44 (perceptron) and 0.67 of the drop.
+    five seeds, and the line to such an end rises by up to 6 times the drop. With it no line to a solution rises at any
+    of five seeds, and lines between solutions rise by 0.44 (perceptron) and 0.67 of the drop.
     """
     split = data.load(dataset, train=train, test=test, seed=seed, validate=validate)
     results = {arm: {"test_accuracy": 0.0} for arm in arms}
