@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -12,7 +13,7 @@ from torch import Tensor
 from assay.imaging.adaptive_tensor import MatrixField
 from assay.imaging.cell_gradient import CellGradient
 from assay.imaging.cell_prox import differentiable, inner, project
-from assay.imaging.protocols import Solution
+from assay.imaging.protocols import Regularizer, Solution
 
 
 class A2TV:
@@ -181,7 +182,7 @@ class A2TV:
         return torch.stack(out) if out else f.new_zeros(0, *f.shape)
 
     def eigen_angle(
-        self, f: Float[Tensor, "..."], *, decay: float = 0.5, tol: float = 1e-6, max_iterations: int = 10_000
+        self, f: Float[Tensor, "..."], *, decay: float = 0.5, tol: float = 1e-5, max_iterations: int = 20_000
     ) -> Float[Tensor, "..."]:
         r"""Degrees between f and its prox at $t = \mathrm{decay} / \lambda$, means removed; 0 for an eigenfunction.
 
@@ -199,6 +200,55 @@ class A2TV:
             raise ValueError(f"max_iterations = {max_iterations} leaves a gap of {found.gap:.1e}: tol {tol}")
         return angle_between(found.x, f.detach(), coupled=self.coupled)
 
+    def eigenfunction(
+        self,
+        f: Float[Tensor, "..."],
+        *,
+        decay: float = 0.5,
+        within: float = 0.1,
+        rounds: int = 100,
+        tol: float = 1e-6,
+        max_iterations: int = 20_000,
+    ) -> Float[Tensor, "..."]:
+        r"""An eigenfunction near f, of its norm and mean 0, by the power method of the proximal map.
+
+        $u \leftarrow \mathrm{prox}(u, \mathrm{decay} / \lambda(u))$, scaled back to the norm of f each time;
+        $\lambda(u)$ does not grow. With a strongly anisotropic field made of a star or of an open ring, the limit is
+        not convex.
+
+        Args:
+            f: images to start from.
+            decay: how much is lost in a round, in (0, 1).
+            within: eigen-angle in degrees at which it ends.
+            rounds: at most.
+            tol: gap of each proximal map; the angle cannot be told better than `eigen_angle` says.
+            max_iterations: of each.
+
+        Bungert, Hait-Fraenkel, Papadakis and Gilboa, "Nonlinear power method for computing eigenvectors of proximal
+        operators and neural networks", 2021, Algorithm 1, with a step that follows the Rayleigh quotient.
+
+        Raises:
+            ValueError: for a decay outside (0, 1), a constant image, a gap that stays above `tol`.
+            ArithmeticError: when the rounds do not bring the angle below `within`.
+        """
+        if not 0 < decay < 1:
+            raise ValueError(f"decay must lie in (0, 1): got {decay}")
+        norm = self._energy(f).sqrt()
+        u, dual = f.detach() - f.detach().mean((-2, -1), keepdim=True), None
+        for _ in range(rounds):
+            found = self.prox(u, decay / self.rayleigh(u), tol=tol, max_iterations=max_iterations, z0=dual)
+            if found.gap > tol:
+                raise ValueError(f"max_iterations = {max_iterations} leaves a gap of {found.gap:.1e}: tol {tol}")
+            if bool((angle_between(found.x, u, coupled=self.coupled) <= within).all()):
+                return u
+            growth = norm / self._energy(found.x).sqrt()
+            u, dual = found.x * growth.reshape(*growth.shape, *[1] * len(self._over)), found.dual
+        raise ArithmeticError(f"rounds = {rounds} do not bring the eigen-angle below {within} degrees")
+
+    def regularizer(self, *, tol: float = 1e-4, max_iterations: int = 2000) -> Regularizer:
+        """The same functional as solvers take it: a `Regularizer`, whose `prox` is the image alone."""
+        return _AsRegularizer(self, tol, max_iterations)
+
     def _operator(self, u: Tensor, name: str) -> CellGradient:
         if not u.is_floating_point():
             raise TypeError(f"{name} must be floating point: got {u.dtype}")
@@ -215,6 +265,18 @@ class A2TV:
     def _energy(self, f: Tensor) -> Tensor:
         f = f.detach()
         return (f - f.mean((-2, -1), keepdim=True)).square().sum(self._over)
+
+
+class _AsRegularizer(NamedTuple):
+    functional: A2TV
+    tol: float
+    max_iterations: int
+
+    def value(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        return self.functional.value(x)
+
+    def prox(self, x: Float[Tensor, "..."], t: float) -> Float[Tensor, "..."]:
+        return self.functional.prox(x, t, tol=self.tol, max_iterations=self.max_iterations).x
 
 
 def angle_between(u: Float[Tensor, "..."], f: Float[Tensor, "..."], *, coupled: bool = False) -> Tensor:
