@@ -167,11 +167,12 @@ def test_total_variation_of_discs_and_squares():
     fallen = f[32, 32] - J.prox(f, t, tol=1e-6, max_iterations=20_000).x[32, 32]
     assert fallen.item() == pytest.approx(t * (2 + math.sqrt(math.pi)) / 24, rel=0.05)
     assert fallen.item() < 0.97 * t * 4 / 24  # what it would be, were the square an eigenfunction: perimeter / area
-    # the quotient of the disc in its complement as well: perimeter (1 / area + 1 / rest)
-    area = math.pi * 16**2
-    assert J.rayleigh(disc(64, 16.0)).item() == pytest.approx(
-        2 * math.pi * 16 * (1 / area + 1 / (4096 - area)), rel=0.05
-    )
+    # without the fourth difference, which counts oblique edges 7 % too long, the value is the perimeter
+    f, round_ = disc(64, 16.0), A2TV(AdaptiveTensor.isotropic(64, 64, dtype=torch.float64), cross=0.0)
+    assert round_.value(f).item() == pytest.approx(2 * math.pi * 16, rel=0.02)
+    assert round_.rayleigh(f).item() == pytest.approx(round_.value(f).item() / (f - f.mean()).square().sum().item())
+    assert round_.eigen_angle(f).item() < 2
+    assert J.eigen_angle(square(64, 24)).item() > 5
 
 
 def test_a_stripe_is_an_eigenfunction():
@@ -204,7 +205,7 @@ def test_the_tensor_by_hand():
     assert torch.equal(flat.a11, torch.ones(4, 4))
     # Weickert's constant for m = 8, and the largest flux s c(s) at s = 1
     assert flux_constant(8) == pytest.approx(3.31488, abs=5e-6)
-    s = np.linspace(0.5, 2, 1_500_01)
+    s = np.linspace(0.5, 2, 150_001)
     for m in (2, 8):
         assert s[np.argmax(-s * np.expm1(-flux_constant(m) / s**m))] == pytest.approx(1, abs=1e-3)
 
@@ -309,21 +310,20 @@ def test_spectrum_of_a_disc_is_one_peak():
 
 
 def test_power_method_finds_an_eigenfunction_that_is_not_convex():
-    """An open ring of 32 pixels: lambda u lies in the subdifferential to a tenth of a degree, and the slit stays open."""
+    """A cross of four lobes: what is left is a cross, an eigenfunction to half a degree, and not of total variation."""
     at = (torch.arange(256, dtype=torch.float64) + 0.5) / 8 - 16
-    y, x = torch.meshgrid(at, at, indexing="ij")
-    r = x.hypot(y)
-    ring = (r < 12) & (r > 6) & ~((x > 0) & (y.abs() < 3))
-    f = torch.nn.functional.avg_pool2d(ring.double()[None], 8)[0]
+    r, theta = at[:, None].hypot(at), torch.atan2(at[:, None], at.expand(256, 256))
+    f = torch.nn.functional.avg_pool2d((r < 9 + 5 * torch.cos(4 * theta)).double()[None], 8)[0]
     J = A2TV(AdaptiveTensor(0.15)(f))
-    u = J.eigenfunction(f, within=0.2, tol=1e-6)
-    assert J.eigen_angle(u, tol=1e-6).item() < 0.25
+    assert J.eigen_angle(f).item() > 5
+    u = J.eigenfunction(f, within=0.5, tol=1e-6)
+    assert J.eigen_angle(u, tol=1e-6).item() < 0.6
     assert J.rayleigh(u) < J.rayleigh(f)
     assert u.norm().item() == pytest.approx((f - f.mean()).norm().item())
     level = (u.max() + u.min()) / 2
-    assert u[16, 4:11].mean() > level > u[16, 22:27].mean()  # the ring on the left, the slit on the right
-    assert u[10, 22] > level  # and above the slit: on the segment between two of its points u is out of the set
-    assert u[21, 22] > level
+    assert u[5, 16] > level  # two points of a set, and the one between them outside of it
+    assert u[15, 26] > level
+    assert u[10, 21] < level
     plain = A2TV(AdaptiveTensor.isotropic(32, 32, dtype=torch.float64))
     assert plain.eigen_angle(u).item() > 10
 
@@ -337,7 +337,7 @@ def test_derivative_by_finite_differences():
     (J.prox(f, t, **options).x * weights).sum().backward()
 
     def loss(f, t):
-        return (J.prox(f.detach(), float(t), **options).x * weights).sum().item()
+        return (J.prox(f.detach(), t.item(), **options).x * weights).sum().item()
 
     for seed in range(3):
         direction, step = image(7, 6, seed=20 + seed), 1e-4

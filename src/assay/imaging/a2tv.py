@@ -88,7 +88,7 @@ class A2TV:
 
     def prox(
         self,
-        f: Float[Tensor, "..."],
+        f: Tensor,
         t: float | Float[Tensor, "..."],
         *,
         tol: float = 1e-4,
@@ -169,7 +169,7 @@ class A2TV:
         state, now, dual, out = f.detach(), 0.0, None, []
         for time in times.tolist():
             if refresh is not None and time > now:
-                operator = CellGradient(refresh(state), state, cross=self.cross)
+                operator = A2TV(refresh(state), cross=self.cross)._operator(state, "refresh(u)")
             with torch.no_grad():
                 found = project(
                     operator, state, state.new_tensor(time - now), energy / 2,
@@ -205,16 +205,16 @@ class A2TV:
         f: Float[Tensor, "..."],
         *,
         decay: float = 0.5,
-        within: float = 0.1,
+        within: float = 0.5,
         rounds: int = 100,
-        tol: float = 1e-6,
+        tol: float = 1e-5,
         max_iterations: int = 20_000,
     ) -> Float[Tensor, "..."]:
         r"""An eigenfunction near f, of its norm and mean 0, by the power method of the proximal map.
 
         $u \leftarrow \mathrm{prox}(u, \mathrm{decay} / \lambda(u))$, scaled back to the norm of f each time;
-        $\lambda(u)$ does not grow. With a strongly anisotropic field made of a star or of an open ring, the limit is
-        not convex.
+        $\lambda(u)$ does not grow. With a strongly anisotropic field made of a cross of four lobes the limit
+        is not convex.
 
         Args:
             f: images to start from.

@@ -52,7 +52,8 @@ class MatrixField:
     @property
     def eigenvalues(self) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
         """The smaller one, of the direction across the edge, and the larger one."""
-        mean, half = (self.a11 + self.a22) / 2, torch.hypot((self.a11 - self.a22) / 2, self.a12)
+        mean, square = (self.a11 + self.a22) / 2, ((self.a11 - self.a22) / 2).square() + self.a12.square()
+        half = square.clamp_min(torch.finfo(square.dtype).tiny).sqrt()  # its derivative is 0 where it is 0
         return mean - half, mean + half
 
     @property
@@ -130,7 +131,7 @@ class AdaptiveTensor:
         j11, j12, j22 = structure_tensor(guide, sigma=self.sigma, rho=self.rho)
         half, cross = (j11 - j22) / 2, j12
         tiny = torch.finfo(guide.dtype).tiny
-        radius = (half.square() + cross.square()).clamp_min(tiny).sqrt()  # its derivative is 0 where it is 0
+        radius = (half.square() + cross.square()).clamp_min(tiny).sqrt()
         edge = ((j11 + j22) / 2 + radius) / self.contrast**2
         strength = edge.double().clamp_min(1e-30).pow(self.exponent / 2)
         across = (1 - (1 - self.a) * torch.exp(-flux_constant(self.exponent) / strength)).to(guide)

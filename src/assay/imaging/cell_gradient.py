@@ -47,7 +47,7 @@ class CellGradient:
         self.field, self.cross = field, cross
         a11, a12, a22, self.w = parts
         self.weights = ((a11 + a12) / 2, (a11 - a12) / 2, (a12 + a22) / 2, (a12 - a22) / 2)
-        largest = max(float(field.eigenvalues[1].max()), 2 * float(self.w.max()))
+        largest = max(field.eigenvalues[1].max().item(), 2 * self.w.max().item())
         self.bound = 4 * largest**2
         self.cells = field.shape[-2:]
 

@@ -9,9 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def structure_tensor(
-    guide: Float[Tensor, "..."], *, sigma: float = 0.7, rho: float = 1.0
-) -> Float[Tensor, "3 ... h w"]:
+def structure_tensor(guide: Tensor, *, sigma: float = 0.7, rho: float = 1.0) -> Float[Tensor, "3 ... h w"]:
     r"""$J_\rho = G_\rho * \sum_c \nabla g_c \nabla g_c^\top$ with $g = G_\sigma * \mathrm{guide}$.
 
     Gradients are central differences. Blurs and differences see the image mirrored at its border.
