@@ -328,6 +328,32 @@ def test_power_method_finds_an_eigenfunction_that_is_not_convex():
     assert plain.eigen_angle(u).item() > 10
 
 
+def test_eigen_angle_by_its_definition():
+    f = image(3, 9, 8)
+    J = A2TV(field(8, 7))
+    lam = J.value(f[1]) / (f[1] - f[1].mean()).square().sum()
+    torch.testing.assert_close(J.rayleigh(f)[1], lam)
+    for decay in (0.3, 0.5):
+        u = J.prox(f[1], decay * (1 / lam), tol=1e-9, max_iterations=100_000).x
+        cosine = torch.corrcoef(torch.stack([u.flatten(), f[1].flatten()]))[0, 1]
+        found = J.eigen_angle(f, decay=decay, tol=1e-9, max_iterations=100_000)[1].item()
+        assert found == pytest.approx(math.degrees(math.acos(cosine)), abs=0.02)
+        assert found > 5
+
+
+def test_a_guide_keeps_its_edges_in_another_image():
+    """A noisy step, with a guide that has the step and one that does not."""
+    truth = torch.zeros(24, 24, dtype=torch.float64)
+    truth[:, 12:], noise = 1.0, 0.3 * image(24, 24)
+    guides = {"same": truth, "turned": truth.T, "none": 0 * truth}
+    errors = {
+        name: (A2TV(AdaptiveTensor(0.2)(guide)).prox(truth + noise, 0.6).x - truth).square().mean().item()
+        for name, guide in guides.items()
+    }
+    assert errors["same"] < 0.8 * errors["none"]
+    assert errors["none"] < errors["turned"]
+
+
 def test_derivative_by_finite_differences():
     """Exact where no cell is at a kink; delta and the gap are small here."""
     a, weights = field(6, 5), image(7, 6, seed=3)
@@ -345,6 +371,19 @@ def test_derivative_by_finite_differences():
         assert (f.grad * direction).sum().item() == pytest.approx(slope, rel=2e-3, abs=2e-3)
     slope = (loss(f, t + 1e-4) - loss(f, t - 1e-4)) / 2e-4
     assert t.grad.item() == pytest.approx(slope, rel=2e-3, abs=2e-3)
+
+
+def test_derivative_at_the_ends():
+    """t = 0 leaves f alone; of a constant image all pixels move together; and it comes in the dtype of f."""
+    J, f = A2TV(field(4, 4)), image(5, 5).float().requires_grad_()
+    weights = image(5, 5, seed=4)
+    (J.prox(f, 0.0).x * weights).sum().backward()
+    torch.testing.assert_close(f.grad, weights.float())
+    constant = torch.full((5, 5), 2.0).double().requires_grad_()
+    (J.prox(constant, 0.5).x * weights).sum().backward()
+    torch.testing.assert_close(constant.grad, weights.mean().expand(5, 5), rtol=0, atol=0.02)
+    with torch.no_grad():
+        assert not J.prox(f, 0.1).x.requires_grad
 
 
 def test_batches_are_solved_apart():

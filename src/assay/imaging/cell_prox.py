@@ -102,7 +102,7 @@ def differentiable(
     operator: CellGradient, f: Tensor, t: Tensor, found: Solution, floor: Tensor, coupled: bool
 ) -> Solution:
     """The same solution, with the derivative that `A2TV.prox` describes."""
-    x = _Implicit.apply(f, t, found.x, found.dual, operator, floor, coupled)
+    x: Tensor = _Implicit.apply(f, t, found.x, found.dual, operator, floor, coupled)  # type: ignore[no-untyped-call]
     return Solution(x, found.dual, found.gap, found.iterations)
 
 
@@ -127,7 +127,8 @@ class _Implicit(torch.autograd.Function):
 
         def system(v: Tensor) -> Tensor:
             k = operator.gradient(v)
-            return v + weight * operator.adjoint(stiffness * (k - z * inner(z, k, coupled)))
+            moved: Tensor = v + weight * operator.adjoint(stiffness * (k - z * inner(z, k, coupled)))
+            return moved
 
         v = conjugate_gradients(system, grad.double(), over)
         along = -(v * operator.adjoint(z)).sum(over)

@@ -63,7 +63,7 @@ def gaussian_blur(x: Float[Tensor, "... h w"], sigma: float) -> Float[Tensor, ".
         size = x.shape[axis]
         index = torch.arange(-reach, size + reach, device=x.device) % (2 * size)
         padded = x.index_select(axis, torch.minimum(index, 2 * size - 1 - index))
-        x = sum(w * padded.narrow(axis, k, size) for k, w in enumerate(weights))  # type: ignore[assignment]
+        x = sum(w * padded.narrow(axis, k, size) for k, w in enumerate(weights))
     return x
 
 
