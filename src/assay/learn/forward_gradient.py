@@ -270,7 +270,8 @@ class ForwardGradient:
 
         start = (out if key is None else key).detach()
         if not self.per_sample:
-            return jvp(lambda value: through(value, inputs, targets), (start,), (guess,))[1]
+            with torch.no_grad():  # nothing is kept for a backward pass
+                return jvp(lambda value: through(value, inputs, targets), (start,), (guess,))[1]
         if any(isinstance(m, _BatchNorm) and m.training for m in self.chain.modules()):
             raise ValueError("mode 'jvp' must have per_sample=False for batch norms in training mode: got True")
 
@@ -279,7 +280,8 @@ class ForwardGradient:
             return jvp(run, (value,), (direction,))[1]
 
         values = start if key is None else start.expand(len(inputs), *start.shape)
-        return vmap(one)(values, guess, inputs, targets) / len(inputs)
+        with torch.no_grad():
+            return vmap(one)(values, guess, inputs, targets) / len(inputs)
 
     def state_dict(self) -> dict[str, Any]:
         """The heads'."""

@@ -10,7 +10,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from assay import data
 from assay.lab import Tune, all_of, claim, higher, ratio
-from assay.learn import AuxiliaryHead, BlockChain, ForwardGradient, gradient_cosine
+from assay.learn import AuxiliaryHead, BlockChain, ForwardGradient, backpropagation, gradient_cosine
+from assay.metrics.costs import step_costs
 from assay.train import accuracy, fit
 
 RATES = {
@@ -137,6 +138,46 @@ def guess_quality_is_alignment(
 
     fit(chain, split.train, optimizer, epochs=epochs, batch_size=batch_size, rule=beside, seed=seed)
     return {arm: {"cosine": statistics.fmean(each), "cosine_by_step": np.array(each)} for arm, each in found.items()}
+
+
+@claim(
+    "forward-gradient",
+    says="Forward gradients do without the memory in which backpropagation keeps what every layer has computed.",
+    arms=("local_guess", "bp"),
+    holds=ratio("peak_mib", "local_guess", to="bp", at_most=0.6),
+    together=True,
+    exclusive=True,
+    smoke=dict(batch_size=10, depth=3, width=4, repeats=1),
+    reported={"what the abstract says": "avoids the locking and memorization requirements of backpropagation"},
+    left_out=("ResNet18 in 16 blocks; here 16 convolutions of 8 channels",),
+)
+def no_memory_of_activations(arms, seed, *, batch_size=32, depth=16, width=8, repeats=3):
+    """Tensors alive at once in a step of forward mode, its gradients being there already; its time is shown too.
+
+    One pass forward for each tensor of weights, each with one scalar for the batch. At 16 channels and 128 images
+    tensors of 92 MiB were seen beside 208, and of 92 beside 61 in four layers, when this claim was written.
+    """
+    split = data.load("fashion", train=batch_size, test=10, seed=seed)
+    steps = {}
+    for arm in arms:
+        torch.manual_seed(seed)
+        parts, before = [], 1
+        for _ in range(depth):
+            conv = nn.Conv2d(before, width, 3, padding=1, bias=False)
+            parts.append(nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU()))
+            before = width
+        chain = BlockChain(*parts, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10)))
+        rule = backpropagation
+        if arm == "local_guess":
+            example = split.train.inputs[:1]
+            rule = ForwardGradient(chain, num_classes=10, example=example, per_sample=False, mode="jvp")
+
+        def step(chain=chain, rule=rule):
+            chain.zero_grad(set_to_none=False)
+            rule(chain, *split.train, F.cross_entropy)
+
+        steps[arm] = step
+    return step_costs(steps, repeats=repeats)
 
 
 def blocks(split, widths):

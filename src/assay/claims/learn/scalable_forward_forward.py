@@ -7,8 +7,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from assay import data
 from assay.data import Labelled
-from assay.lab import Tune, all_of, claim, higher
+from assay.lab import Tune, all_of, claim, higher, lower, ratio
 from assay.learn import BlockChain, ScalableForwardForward, backpropagation
+from assay.metrics.costs import step_costs
 from assay.nn import resnet8
 from assay.train import accuracy, fit
 
@@ -148,6 +149,37 @@ def stronger_with_little_data(
         on_epoch=look,
     )
     return {"test_accuracy": best[1], "validation_accuracy": best[0]}
+
+
+@claim(
+    "scalable-forward-forward",
+    says="Training block by block takes less memory than backpropagation at a similar speed.",
+    arms=("sff_block", "bp"),
+    holds=all_of(lower("peak_mib", "sff_block", than="bp"), ratio("seconds", "sff_block", to="bp", at_most=1.25)),
+    together=True,
+    exclusive=True,
+    smoke=dict(batch_size=16, widths=(4, 8, 8), repeats=1),
+    reported={"what the abstract says": "more memory efficient; a similar training speed"},
+    left_out=("MobileNetV3 and ResNet18 on pictures of 32 x 32; here a residual network of 8 layers on 28 x 28",),
+)
+def less_memory_at_similar_speed(arms, seed, *, batch_size=128, widths=(16, 32, 64), repeats=7):
+    """Tensors alive at once in a step of the rule alone, its gradients being there already.
+
+    That a chain of sixteen equal convolutions takes 0.18 of the memory was known when this claim was written. A similar
+    speed is at most a quarter more time.
+    """
+    split = data.load("fashion", train=batch_size, test=10, seed=seed)
+    steps = {}
+    for arm in arms:
+        torch.manual_seed(seed)
+        model, rule, _ = contender(arm, split, widths, "softmax")
+
+        def step(model=model, rule=rule or backpropagation):
+            model.zero_grad(set_to_none=False)
+            rule(model, *split.train, F.cross_entropy)
+
+        steps[arm] = step
+    return step_costs(steps, repeats=repeats)
 
 
 def contender(arm, split, widths, objective):
