@@ -72,8 +72,8 @@ def matching_under_new_light(
 
     Undecided: 79 % right; raw pixels 77, census and gradient orientation 81, local contrast normalization 83, all but
     the last by correlation; log-chromaticity 23, the untrained network 43. The change of light here is smooth over a
-    template, which local normalization undoes by its form; what the network has learned in 250 steps from three
-    photographs is no better than that, while it is far above what it started from.
+    template, which local normalization undoes by its form; what the network has learned in 250 steps from the
+    other photographs is no better than that, while it is far above what it started from.
     """
     train, test = split(seed, size)
     generator = torch.Generator().manual_seed(seed)
