@@ -2,16 +2,15 @@
 
     python bench/learning_rules.py [--out docs/bench/learn.md] [--rounds 7] [--threads 1]
 
-All rules get the same network and batch and take turns; times are medians, memory is the peak of the process beyond
-what it had before the step.
+All rules get the same network and batch and take turns; times are medians, memory is what tensors take at once beyond
+those that were there before the step, the gradients among them.
 """
 
 from __future__ import annotations
 
 import argparse
 import platform
-import statistics
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 
 from assay import learn
 from assay.lab.trial import tame_allocator
-from assay.metrics.memory import peak_memory
+from assay.metrics.costs import step_costs
 
 CLASSES = 10
 
@@ -60,20 +59,13 @@ def measure(depth: int, batch: int, rounds: int) -> dict[str, tuple[float, float
     torch.manual_seed(0)
     x, y = torch.rand(batch, 1, 28, 28), torch.randint(CLASSES, (batch,))
     net = chain(depth)
-    rules = {name: make(net, x) for name, make in RULES.items()}
-    times: dict[str, list[float]] = {name: [] for name in rules}
-    peaks: dict[str, list[float]] = {name: [] for name in rules}
-    for turn in range(rounds + 1):
-        for name, rule in rules.items():
-            net.zero_grad()
-            with peak_memory() as memory:
-                begin = time.perf_counter()
-                rule(net, x, y, F.cross_entropy)
-                spent = time.perf_counter() - begin
-            if turn:
-                times[name].append(1e3 * spent)
-                peaks[name].append(memory.extra / 2**20)
-    return {name: (statistics.median(times[name]), statistics.median(peaks[name])) for name in rules}
+
+    def step(rule):
+        net.zero_grad(set_to_none=False)
+        rule(net, x, y, F.cross_entropy)
+
+    steps = {name: partial(step, make(net, x)) for name, make in RULES.items()}
+    return {name: (1e3 * each["seconds"], each["peak_mib"]) for name, each in step_costs(steps, repeats=rounds).items()}
 
 
 def table(depth: int, batch: int, rounds: int) -> str:
@@ -103,8 +95,8 @@ if __name__ == "__main__":
             "# What learning rules cost",
             "Written by `python bench/learning_rules.py --out docs/bench/learn.md`; "
             f"{platform.machine()}, {wanted.threads} thread(s),\ntorch {torch.__version__}. "
-            "Medians of interleaved rounds; compare within one table only. Memory is the peak of the\n"
-            "process beyond what it had, and includes what the rule itself holds during a step.",
+            "Medians of interleaved rounds; compare within one table only. Memory is what tensors\n"
+            "take at once beyond those that were there, the gradients among them.",
             *(table(depth, 128, wanted.rounds) for depth in (4, 8, 16)),
         ]
     )

@@ -78,9 +78,8 @@ def test_depth_costs_backpropagation_and_not_blocks_on_their_own():
 
 
 def test_an_error_ends_the_count():
-    with pytest.raises(RuntimeError, match="no"), peak_tensors() as memory:
-        torch.ones(MIB)
-        raise RuntimeError("no")
+    with pytest.raises(RuntimeError, match="shape"), peak_tensors() as memory:
+        torch.ones(MIB).view(MIB - 1)
     before = memory.extra
     torch.ones(4 * MIB)
     assert memory.extra == before == 2**20
@@ -89,7 +88,7 @@ def test_an_error_ends_the_count():
 def test_resident_memory_sees_at_least_that():
     with peak_memory() as resident:
         torch.ones(64 * MIB)
-    assert resident.extra >= 64 * 2**20
+    assert resident.extra >= 60 * 2**20  # a few pages may have been there
 
 
 def test_steps_take_turns():

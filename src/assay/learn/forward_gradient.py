@@ -82,20 +82,11 @@ class ForwardGradient:
     """
 
     def __init__(
-        self,
-        blocks: nn.Module,
-        *,
-        target: str = "global",
-        guess: str = "local",
-        space: str = "weight",
-        per_sample: bool = True,
-        normalise: bool | None = None,
-        heads: list[nn.Module] | nn.ModuleList | None = None,
-        num_classes: int | None = None,
-        example: Tensor | None = None,
-        mode: str = "product",
+        self, blocks: nn.Module, *, target: str = "global", guess: str = "local", space: str = "weight",
+        per_sample: bool = True, normalise: bool | None = None, heads: list[nn.Module] | nn.ModuleList | None = None,
+        num_classes: int | None = None, example: Tensor | None = None, mode: str = "product",
         generator: torch.Generator | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         for name, value in (("target", target), ("guess", guess), ("space", space), ("mode", mode)):
             if value not in CHOICES[name]:
                 raise ValueError(f"{name} must be one of {', '.join(CHOICES[name])}: got {value!r}")

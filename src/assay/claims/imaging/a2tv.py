@@ -36,6 +36,8 @@ def keeps_non_convex_shapes(arms, seed, *, size=64, a=0.3, contrast=0.03, tol=1e
     `eigen_angle` is the mean, in degrees, of the angle between a shape and its proximal map at half its contrast: every
     arm has a t of its own, and is solved to the same relative duality gap. Weighted TV has the small weight in both
     directions, and so regularises edges as little as A2TV does, without knowing where they point.
+
+    Holds: 7.8 degrees, TV 13.9, weighted TV 12.6; the star, which TV rounds most, 10.0, 20.7 and 19.7.
     """
     shapes = drawn_shapes(size, seed)
     results = {}
@@ -66,6 +68,8 @@ def anisotropy_admits_curvature(arms, seed, *, size=64, members=19, contrast=0.0
     `kappa_star` is the largest curvature of the boundary, per pixel, at the first b whose eigen-angle rises above the
     limit, by linear interpolation between members; that of the last member where none does, and 0 where the disc does.
     Angles at a gap of 1e-4 and at 3e-5 differ by 0.001 degrees.
+
+    Holds: 0.172, 0.218, 0.265 and 0.305 per pixel, at five seeds without a tie.
     """
     radius, amplitudes = 18 * size / 64, np.linspace(0, 9 * size / 64, members)
     rng = np.random.default_rng(seed)
@@ -105,6 +109,8 @@ def spectrum_concentrates_and_denoises(
     `psnr`: scenes of six lobed objects at linear depths under noise, guided by their colours, which have a checkered
     texture besides. Each arm has the best of six t on another scene. A guided filter with the best of nine settings on
     that scene is reported beside them.
+
+    Holds: 0.957 of the norm in one peak, weighted TV 0.847, TV 0.715; 35.2 dB, 33.4 and 33.6, the guided filter 33.0.
     """
     shapes = drawn_shapes(size, seed)
     times = torch.linspace(0, 2, steps + 1, dtype=torch.float64)

@@ -119,6 +119,9 @@ def change_versus_light(
     anew; the change is the absolute difference of the two maps, a mean over channels, under a box of 5 x 5.
 
     `auc` is the chance that a pixel of a pasted square shows more change than another.
+
+    Undecided in one part of four: 0.90, local contrast normalization 0.83, of which five seeds do not tell; raw pixels
+    0.68, positive pairs alone 0.65, log-chromaticity 0.50.
     """
     train, test = split(seed, size)
     generator = torch.Generator().manual_seed(seed)

@@ -156,6 +156,9 @@ def no_memory_of_activations(arms, seed, *, batch_size=32, depth=16, width=8, re
 
     One pass forward for each tensor of weights, each with one scalar for the batch. At 16 channels and 128 images
     tensors of 92 MiB were seen beside 208, and of 92 beside 61 in four layers, when this claim was written.
+
+    Holds: 11.5 MiB beside 26.0, whatever the depth; and 6.4 seconds beside 0.13, as each of 48 tensors has a pass of
+    its own.
     """
     split = data.load("fashion", train=batch_size, test=10, seed=seed)
     steps = {}
