@@ -18,6 +18,8 @@ Methods:
   Koopman eigenfunctions. `tv_prox` is its state at one time, for batches and with derivatives; `tv_flow_2d` steps
   through the flow of an image.
 - `NonlinearSpectrum`: the parts of a signal by the time at which a flow extinguishes them.
+- `A2TV`: total variation measured through a `MatrixField`, which `AdaptiveTensor` makes of the `structure_tensor` of
+  a guide: value, proximal map, flow, and how nearly a shape is an eigenfunction.
 - `linear_decay_modes`: the same parts from snapshots alone, as `DecayModes`; `DMD` and `rescale_time` for comparison.
 - `PhITNet`: a map of an image in which matching does not mind the light; `match_template` matches.
 - Classical maps to the same end: `census`, `gradient_orientation`, `local_contrast_normalize`, `log_chromaticity`,
@@ -26,7 +28,9 @@ Methods:
   `superpixel_pattern` beside it, `complete_depth` and `depth_errors` to judge.
 """
 
+from assay.imaging.a2tv import A2TV
 from assay.imaging.adaptive_depth_sampling import ImportanceNet, gaussian_sampling, importance_map
+from assay.imaging.adaptive_tensor import AdaptiveTensor, MatrixField
 from assay.imaging.depth_completion import complete_depth, depth_errors
 from assay.imaging.depth_patterns import grid_pattern, random_pattern, superpixel_pattern
 from assay.imaging.dmd import DMD, rescale_time
@@ -44,17 +48,21 @@ from assay.imaging.phit_net import PhITNet
 from assay.imaging.protocols import ForwardOperator, Regularizer, Solution, check_adjoint
 from assay.imaging.regularizers import TotalVariation
 from assay.imaging.spectral import NonlinearSpectrum
+from assay.imaging.structure_tensor import structure_tensor
 from assay.imaging.template_matching import Match, match_template
 from assay.imaging.tv_flow import TVFlow, tv_flow
 from assay.imaging.tv_flow_2d import tv_flow_2d
 from assay.imaging.tv_prox import tv_prox
 
 __all__ = [
+    "A2TV",
     "DMD",
+    "AdaptiveTensor",
     "DecayModes",
     "ForwardOperator",
     "ImportanceNet",
     "Match",
+    "MatrixField",
     "NonlinearSpectrum",
     "PhITNet",
     "Regularizer",
@@ -79,6 +87,7 @@ __all__ = [
     "rescale_time",
     "rof",
     "self_quotient",
+    "structure_tensor",
     "superpixel_pattern",
     "total_variation",
     "tv_flow",
