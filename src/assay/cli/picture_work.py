@@ -88,9 +88,7 @@ def plan(
     need = held + bytes_per_pixel * height * width
     if need <= allowed:
         return tiles(height, width, max(height, width), 0)
-    size = (
-        f"{opened.path}: {width} x {height} pixels need about {_gib(need)} of memory, and {_gib(allowed)} may be used"
-    )
+    size = f"{opened.path}: {width} x {height} pixels need about {_gib(need)} of memory, {_gib(allowed)} are allowed"
     if halo is None:
         raise UsageProblem(f"{size}; this method must see the whole picture: shrink it, or allow more with --memory")
     side = math.isqrt(max(0, allowed - held) // bytes_per_pixel) - 2 * halo
@@ -140,9 +138,7 @@ def certified(
         found = solve(found.dual, min(steps, MOST - done))
         done += found.iterations
     if found.gap > tol:
-        raise UsageProblem(
-            f"{MOST:,} iterations leave a duality gap of {found.gap:.1e}: give a larger --tol or less --t"
-        )
+        raise UsageProblem(f"{MOST:,} iterations leave a gap of {found.gap:.1e}: give a larger --tol or a smaller --t")
     return found
 
 
