@@ -4,6 +4,7 @@ import json
 import struct
 import sys
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,11 +12,12 @@ import pytest
 import pyvips
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from assay.cli import UsageProblem, picture_work
 from assay.cli.picture_files import Picture, beside, open_picture, write_picture
 from assay.cli.picture_work import certified, plan, run_tiles, tiles
-from assay.imaging import A2TV, AdaptiveTensor, rof, tv_flow_2d
+from assay.imaging import A2TV, AdaptiveTensor, NonlinearSpectrum, rof, tv_flow_2d
 
 HEIGHT, WIDTH = 11, 14
 TURNED = {
@@ -213,12 +215,24 @@ def test_total_variation_as_the_library_does_it(assay, tmp_path):
         ("--anisotropic",): rof(f, 0.1, isotropic=False, coupled=True).x,
         ("--separate",): rof(f, 0.1).x,
         ("--tol", 1e-6, "--t", 0.3): rof(f, 0.3, coupled=True, tol=1e-6).x,
-        ("--steps", 3, "--separate", "--t", 0.3): tv_flow_2d(f, torch.tensor([0.1, 0.2, 0.3]), tol=1e-4)[-1],
     }
     for words, wanted in cases.items():
         assay("image", "tv", "x.png", "--out", "y.png", "--force", *words)
         away = np.abs(pixels_of(tmp_path / "y.png") - (wanted.clamp(0, 1) * 255).numpy()).max()
         assert away <= 0.5001, words  # rounded to whole numbers
+
+
+def test_the_flow_in_steps(assay, tmp_path):
+    """Within what the gaps of three steps bound, which one step of the same length is not."""
+    values = samples(3, 16)
+    (tmp_path / "x.png").write_bytes(png_bytes(values))
+    f = as_tensor(values).double()
+    flowed = tv_flow_2d(f, torch.tensor([0.1, 0.2, 0.3]), tol=1e-8, max_iterations=50_000)[-1]
+    assay("image", "tv", "x.png", "--out", "y.png", "--steps", 3, "--separate", "--t", 0.3, "--tol", 1e-6)
+    away = (torch.from_numpy(pixels_of(tmp_path / "y.png") / 65535) - flowed).square().sum((1, 2)).sqrt()
+    bound = 3 * (1e-6 * (f - f.mean((1, 2), keepdim=True)).square().sum((1, 2))).sqrt()
+    assert bool((away < bound).all())
+    assert bool(((rof(f, 0.3, tol=1e-8, max_iterations=50_000).x - flowed).square().sum((1, 2)).sqrt() > bound).all())
 
 
 def test_adaptive_total_variation_as_the_library_does_it(assay, tmp_path):
@@ -428,3 +442,79 @@ def test_a_bar_on_a_terminal_alone(monkeypatch, capsys):
     with picture_work.bar("work") as watch:
         watch(0.5)
     assert "work" in capsys.readouterr().err
+
+
+# -- bands ------------------------------------------------------------------------------------------------------------
+
+
+def test_bands_are_those_of_the_spectrum_and_sum_to_the_picture(assay, tmp_path):
+    values = samples(2, 16)
+    (tmp_path / "x.png").write_bytes(png_bytes(values))
+    options = ("--bands", 2, "--first", 0.05, "--until", 0.2, "--steps", 2, "--tol", 1e-6)
+    told = json.loads(assay("image", "bands", "x.png", "--out", "parts", *options, "--json").stdout)
+    f, alpha = as_tensor(values)[:1], as_tensor(values)[1:]
+    times = torch.tensor([0.0, *(0.05 * 2 ** (k / 2) for k in range(6))], dtype=torch.float64)
+    states = tv_flow_2d(f.double(), times, tol=1e-8, max_iterations=50_000)
+    spectrum = NonlinearSpectrum.from_snapshots(states, times)
+    wanted = torch.stack([spectrum.phi[:3].sum(0), spectrum.phi[3:].sum(0)])
+    kept = load_file(tmp_path / "parts" / "bands.safetensors")
+    step = (1e-6 * (f - f.mean()).square().sum()).sqrt()  # what the gap of a step bounds
+    assert bool(((kept["bands"] - wanted).flatten(1).norm(dim=1) < step).all())
+    assert wanted.flatten(1).norm(dim=1).min() > 100 * step
+    assert torch.allclose(kept["bands"].sum(0) + kept["residual"], f, atol=1e-6)
+    assert torch.equal(kept["alpha"], alpha)
+    assert [round(edge, 6) for band in told["bands"] for edge in band["t"]] == [0.05, 0.1, 0.1, 0.2]
+    for number, band in enumerate(told["bands"]):
+        assert band["deviation"] == pytest.approx(kept["bands"][number].std().item(), rel=1e-5)
+        assert band["white"] == pytest.approx(kept["bands"][number].abs().max().item(), rel=1e-5)
+        made = pixels_of(tmp_path / "parts" / f"band-{number + 1}.png")
+        shown_band = (made[0] / 65535 - 0.5) * 2 * band["white"]
+        assert np.abs(shown_band - kept["bands"][number, 0].numpy()).max() < 1e-4
+        assert np.array_equal(made[1], values[:, :, 1])
+    made = pixels_of(tmp_path / "parts" / "residual.png")[0]
+    assert np.abs(made / 65535 - kept["residual"][0].numpy()).max() < 1e-4
+    assert sorted(told["written"]) == sorted(str(Path("parts") / path.name) for path in (tmp_path / "parts").iterdir())
+
+
+def test_bands_are_mixed(assay, tmp_path):
+    values = samples(4, 8)
+    (tmp_path / "x.png").write_bytes(png_bytes(values))
+    said = assay("image", "bands", "x.png", "--out", "parts", "--bands", 2, "--until", 0.1).stdout
+    assert "band 1: t = 0.02 to 0.0447" in said
+    assert said.endswith("parts: band-1.png, band-2.png, residual.png, bands.safetensors\n")
+    assay("image", "mix", "parts", "--gain", "1,1", "--out", "same.png")
+    assert np.array_equal(pixels_of(tmp_path / "same.png"), np.moveaxis(values, 2, 0))
+    assay("image", "mix", "parts", "--gain", "0.5,0,-1", "--out", "other.png", "--bits", 16, "--beside", "both.png")
+    kept = load_file(tmp_path / "parts" / "bands.safetensors")
+    wanted = (0.5 * kept["bands"][0] - kept["residual"]).clamp(0, 1)
+    made = pixels_of(tmp_path / "other.png")
+    assert np.abs(made[:3] / 65535 - wanted.numpy()).max() < 1e-4
+    assert pixels_of(tmp_path / "both.png").shape == (4, HEIGHT, 2 * WIDTH + 2)
+
+
+def test_bands_that_cannot_be(assay, tmp_path):
+    (tmp_path / "x.png").write_bytes(png_bytes(samples(1, 8)))
+    (tmp_path / "file").write_text("mine")
+    assay("image", "bands", "x.png", "--out", "parts", "--bands", 1, "--until", 0.1)
+    save_file({"w": torch.zeros(1)}, tmp_path / "file.safetensors")
+    (tmp_path / "other").mkdir()
+    save_file({"w": torch.zeros(1)}, tmp_path / "other" / "bands.safetensors")
+    for command, words, message in (
+        ("bands", ("x.png", "--out", "parts"), "--out: parts/band-1.png exists already; --force overwrites it"),
+        ("bands", ("x.png", "--out", "file"), "--out: file exists already and is no folder"),
+        ("bands", ("x.png", "--out", "no/parts"), "--out: there is no folder no"),
+        ("bands", ("x.png", "--out", "p", "--first", 2), "--first must lie below --until: got 2.0 and 1.0"),
+        ("bands", ("x.png", "--out", "p", "--memory", "1K"), "this method must see the whole picture"),
+        (
+            "mix",
+            ("parts", "--out", "y.png", "--gain", "1,2,3"),
+            "for each of 1 bands, and the residual's: got 3",
+        ),
+        ("mix", ("parts", "--out", "y.png", "--gain", "a"), "--gain takes numbers with commas between them, not 'a'"),
+        ("mix", ("parts", "--out", "y.png", "--gain", "nan"), "--gain must be finite: got nan"),
+        ("mix", ("nowhere", "--out", "y.png", "--gain", "1"), "FOLDER: there is no file nowhere/bands.safetensors"),
+        ("mix", ("other", "--out", "y.png", "--gain", "1"), "was not written by assay image bands"),
+        ("mix", ("parts", "--out", "x.png", "--gain", "1"), "--out: x.png exists already"),
+    ):
+        assert message in refused(assay, *words, command=command), message
+    assay("image", "bands", "x.png", "--out", "parts", "--force", "--bands", 1)

@@ -27,7 +27,6 @@ OPTIONS = (
     click.option("--out", type=click.Path(path_type=Path), required=True, help="The picture to write."),
     click.option("--beside", type=click.Path(path_type=Path), help="Write before and after, side by side, here too."),
     click.option("--bits", type=click.Choice(["8", "16"]), help="Of what is written; those of PHOTO if not given."),
-    memory_option,
     force_option,
     json_option,
 )
@@ -52,17 +51,21 @@ class Wanted:
     force: bool
     as_json: bool
 
-    def check(self, opened: Opened) -> int:
+    def check(self, *, bits: int, alpha: bool) -> int:
         """The bits of what is written, after a look at whether it can be.
+
+        Args:
+            bits: of what was read.
+            alpha: whether there is an alpha channel.
 
         Raises:
             UsageProblem: it cannot.
         """
-        bits = int(self.bits or opened.bits)
+        bits = int(self.bits or bits)
         targets = (("--out", self.out), ("--beside", self.beside))
         check_targets(*targets, force=self.force)
         for name, path in targets:
-            check_format(name, path, bits=bits, alpha=opened.alpha)
+            check_format(name, path, bits=bits, alpha=alpha)
         return bits
 
     def save(self, before: Picture, after: Picture, **facts: Any) -> None:
@@ -79,26 +82,23 @@ class Wanted:
         click.echo(f"{width} x {height} pixels, {after.bits} bits{tiled}: {', '.join(files)}")
 
 
-def writes_a_picture(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options of `Wanted`, which it is called with as `wanted`."""
+def without_memory(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of `Wanted`, which it is called with as `wanted`, but for --memory."""
 
     @wraps(command)
-    def call(
-        *,
-        out: Path,
-        beside: Path | None,
-        bits: str | None,
-        memory: int | None,
-        force: bool,
-        as_json: bool,
-        **settings: Any,
-    ) -> None:
-        command(wanted=Wanted(out, beside, bits, memory, force, as_json), **settings)
+    def call(*, out: Path, beside: Path | None, bits: str | None, force: bool, as_json: bool, **settings: Any) -> None:
+        wanted = Wanted(out, beside, bits, settings.pop("memory", None), force, as_json)
+        command(wanted=wanted, **settings)
 
     made: Callable[..., None] = call
     for option in reversed(OPTIONS):
         made = option(made)
     return made
+
+
+def writes_a_picture(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of `Wanted`, which it is called with as `wanted`."""
+    return memory_option(without_memory(command))
 
 
 def opened_photo(photo: Path) -> Opened:
@@ -130,7 +130,7 @@ def restore(
         halo: how many pixels around a tile it sees.
         guide: of the picture's size.
     """
-    bits = wanted.check(opened)
+    bits = wanted.check(bits=opened.bits, alpha=opened.alpha)
     parts = plan(
         opened,
         bytes_per_pixel=bytes_per_pixel,

@@ -134,7 +134,7 @@ def certified(
     found = solve(start, min(steps, MOST))
     done = found.iterations
     while found.gap > tol and done < MOST:
-        watch(min(1.0, max(0.0, math.log(min(found.gap, 1.0)) / math.log(tol))))
+        watch(min(1.0, max(0.0, math.log(min(found.gap, 1.0)) / math.log(min(tol, 0.5)))))
         found = solve(found.dual, min(steps, MOST - done))
         done += found.iterations
     if found.gap > tol:

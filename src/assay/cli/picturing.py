@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from assay.cli.picturing_bands import bands_command, mix_command
 from assay.cli.picturing_tv import a2tv_command, tv_command
 
 
@@ -15,5 +16,5 @@ def image_command() -> None:
     """
 
 
-image_command.add_command(tv_command)
-image_command.add_command(a2tv_command)
+for command in (tv_command, a2tv_command, bands_command, mix_command):
+    image_command.add_command(command)

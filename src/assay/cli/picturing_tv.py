@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -36,6 +36,43 @@ def halo(t: float) -> int:
     return 32 + math.ceil(64 * t)
 
 
+def flow(
+    f: Tensor, times: list[float], *, isotropic: bool = True, coupled: bool, tol: float, watch: Watch
+) -> list[Tensor]:
+    """The states of the total-variation flow at some times, as `assay.imaging.tv_flow_2d` steps to them.
+
+    The gap of every step is relative to the energy of the picture, not to that of the state before, which may be so
+    flat that single precision ends before.
+    """
+    from assay.imaging import rof
+
+    over = (-3, -2, -1) if coupled else (-2, -1)
+
+    def energy(x: Tensor) -> Tensor:
+        return (x - x.mean((-2, -1), keepdim=True)).square().sum(over)
+
+    states: list[Tensor] = []
+    dual: Tensor | None = None
+    state, now, whole = f, 0.0, energy(f)
+    for number, time in enumerate(times):
+        left = energy(state)
+        relaxed = tol * float((whole / left.clamp_min(1e-30))[left > 0].min()) if bool((left > 0).any()) else tol
+
+        def solve(
+            start: Tensor | None, iterations: int, f: Tensor = state, t: float = time - now, tol: float = relaxed
+        ) -> Solution:
+            kind: Any = dict(isotropic=isotropic, coupled=coupled)
+            return rof(f, t, **kind, tol=tol, max_iterations=iterations, start=start)
+
+        def told(share: float, number: int = number) -> None:
+            watch((number + share) / len(times))
+
+        found = certified(solve, dual, f.numel(), relaxed, told)
+        state, dual, now = found.x, found.dual, time
+        states.append(state)
+    return states
+
+
 @click.command("tv")
 @click.argument("photo", type=click.Path(path_type=Path))
 @click.option("--steps", type=click.IntRange(min=1), default=1, show_default=True, help="Of the flow up to t.")
@@ -56,29 +93,8 @@ def tv_command(
     coupled = opened.channels == 3 and not separate
 
     def work(f: Tensor, _: Tensor | None, watch: Watch) -> Tensor:
-        from assay.imaging import rof
-
-        seen: Tensor = f
-        dual: Tensor | None = None
-        for step in range(steps):
-
-            def solve(start: Tensor | None, iterations: int, seen: Tensor = seen) -> Solution:
-                return rof(
-                    seen,
-                    t / steps,
-                    isotropic=not anisotropic,
-                    coupled=coupled,
-                    tol=tol,
-                    max_iterations=iterations,
-                    start=start,
-                )
-
-            def told(share: float, step: int = step) -> None:
-                watch((step + share) / steps)
-
-            found = certified(solve, dual, f.numel(), tol, told)
-            seen, dual = found.x, found.dual
-        return seen
+        times = [t * (step + 1) / steps for step in range(steps)]
+        return flow(f, times, isotropic=not anisotropic, coupled=coupled, tol=tol, watch=watch)[-1]
 
     restore(opened, wanted, work, label="total variation", bytes_per_pixel=75 * opened.channels, halo=halo(t))
 
