@@ -10,7 +10,6 @@ import click
 
 from assay.cli import UsageProblem, echo_json
 from assay.cli.options import json_option
-from assay.cli.own_network import tensors
 from assay.cli.picture_files import Picture, write_bytes, write_picture
 from assay.cli.picture_options import (
     Wanted,
@@ -115,7 +114,15 @@ def mix_command(folder: Path, wanted: Wanted, gains: str) -> None:
     FOLDER is what `assay image bands` wrote. A gain of 0 leaves a band out, 2 doubles it; where one fewer is given than
     there are parts, the residual's is 1.
     """
-    found = tensors(folder / FILE, option="FOLDER")
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not (folder / FILE).is_file():
+        raise UsageProblem(f"FOLDER: there is no file {folder / FILE}")
+    try:
+        found = load_file(folder / FILE)
+    except SafetensorError:
+        found = {}
     if not {"bands", "residual", "bits"} <= set(found):
         raise UsageProblem(f"FOLDER: {folder / FILE} was not written by assay image bands")
     bands, residual = found["bands"], found["residual"]
