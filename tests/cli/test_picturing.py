@@ -17,7 +17,19 @@ from safetensors.torch import load_file, save_file
 from assay.cli import UsageProblem, picture_work
 from assay.cli.picture_files import Picture, beside, open_picture, write_picture
 from assay.cli.picture_work import certified, plan, run_tiles, tiles
-from assay.imaging import A2TV, AdaptiveTensor, NonlinearSpectrum, rof, tv_flow_2d
+from assay.imaging import (
+    A2TV,
+    AdaptiveTensor,
+    NonlinearSpectrum,
+    PhITNet,
+    census,
+    gradient_orientation,
+    local_contrast_normalize,
+    log_chromaticity,
+    rof,
+    self_quotient,
+    tv_flow_2d,
+)
 
 HEIGHT, WIDTH = 11, 14
 TURNED = {
@@ -521,3 +533,86 @@ def test_bands_that_cannot_be(assay, tmp_path):
     ):
         assert message in refused(assay, *words, command=command), message
     assay("image", "bands", "x.png", "--out", "parts", "--force", "--bands", 1)
+
+
+# -- transforms -------------------------------------------------------------------------------------------------------
+
+MAPS = {
+    ("log-chromaticity", "--alpha", 0.3): (lambda x: log_chromaticity(x, 0.3), lambda m: (m + 1) / 2),
+    ("census", "--radius", 1): (lambda x: census(x, radius=1), lambda m: m.mean(0, keepdim=True)),
+    ("local-contrast", "--sigma", 1.5): (lambda x: local_contrast_normalize(x, 1.5), lambda m: m / 6 + 0.5),
+    ("self-quotient", "--sigma", 0.8): (lambda x: self_quotient(x, 0.8), lambda m: m / 2),
+    ("gradient-orientation",): (
+        gradient_orientation,
+        lambda m: torch.stack([m[0] / 2 + 0.5, m[1] / 2 + 0.5, torch.full_like(m[0], 0.5)]),
+    ),
+}
+
+
+@pytest.mark.parametrize("words", MAPS, ids=lambda words: words[0])
+def test_maps_are_those_of_the_library(assay, tmp_path, words):
+    """As numbers and as a picture; in tiles, they are the same."""
+    values = samples(4, 16, shape=(60, 50))
+    (tmp_path / "x.png").write_bytes(png_bytes(values))
+    make, show = MAPS[words]
+    wanted = make(as_tensor(values)[:3])
+    assay("image", "transform", "x.png", "--method", *words, "--out", "y.npy")
+    found = np.load(tmp_path / "y.npy")
+    assert found.dtype == np.float32
+    assert np.allclose(found, wanted, atol=1e-6)
+    done = assay("image", "transform", "x.png", "--method", *words, "--out", "y.png", "--json")
+    assert json.loads(done.stdout)["method"] == words[0]
+    made = pixels_of(tmp_path / "y.png")
+    assert np.abs(made[:-1] - show(wanted).clamp(0, 1).mul(65535).numpy()).max() < 0.6
+    assert np.array_equal(made[-1], values[:, :, 3])
+    memory = {"census": "350K", "local-contrast": "400K", "self-quotient": "350K"}.get(words[0], "220K")
+    done = assay("image", "transform", "x.png", "--method", *words, "--out", "z.png", "--memory", memory, "--json")
+    assert json.loads(done.stdout)["tiles"] > 1
+    assert np.abs(pixels_of(tmp_path / "z.png").astype(int) - made).max() <= 1
+
+
+@pytest.mark.parametrize(("channels", "out"), [(3, 1), (1, 1), (3, 2), (3, 3)])
+def test_a_trained_photo_consistent_transform(assay, tmp_path, channels, out):
+    torch.manual_seed(0)
+    network = PhITNet(channels, out, width=4, levels=2)
+    network(torch.rand(2, channels, 16, 16))  # batch norms have seen something
+    network.eval()
+    save_file(network.state_dict(), tmp_path / "w.safetensors")
+    values = samples(3, 8)
+    (tmp_path / "x.png").write_bytes(png_bytes(values))
+    x = as_tensor(values) if channels == 3 else as_tensor(values).mean(0, keepdim=True)
+    with torch.no_grad():
+        wanted = network(x[None])[0]
+    options = ("x.png", "--method", "phit-net", "--weights", "w.safetensors")
+    assay("image", "transform", *options, "--out", "y.npy")
+    assert np.allclose(np.load(tmp_path / "y.npy"), wanted, atol=1e-6)
+    assay("image", "transform", *options, "--out", "y.png", "--beside", "z.png")
+    shown_map = wanted.mean(0, keepdim=True) if out == 2 else wanted
+    made = pixels_of(tmp_path / "y.png")
+    assert np.abs(made - (shown_map / 6 + 0.5).clamp(0, 1).mul(255).numpy()).max() < 0.6
+    assert pixels_of(tmp_path / "z.png").shape == (3, HEIGHT, 2 * WIDTH + 2)
+
+
+def test_transforms_that_cannot_be(assay, tmp_path):
+    (tmp_path / "x.png").write_bytes(png_bytes(samples(1, 8)))
+    (tmp_path / "small.png").write_bytes(png_bytes(samples(3, 8, shape=(3, 9))))
+    (tmp_path / "there.npy").write_text("mine")
+    save_file({"w": torch.zeros(1)}, tmp_path / "other.safetensors")
+    save_file(PhITNet(3, width=2, levels=2).state_dict(), tmp_path / "w.safetensors")
+    net = ("--method", "phit-net", "--weights")
+    for words, message in (
+        (("x.png", "--method", "log-chromaticity"), "PHOTO: x.png is grey, and log-chromaticity is of colours"),
+        (("x.png", "--method", "phit-net"), "--weights and --method phit-net go together"),
+        (("x.png", "--weights", "w.safetensors"), "--weights and --method phit-net go together"),
+        (("x.png", *net, "no.safetensors"), "--weights: there is no file no.safetensors"),
+        (("x.png", *net, "other.safetensors"), "--weights: other.safetensors holds no assay.imaging.PhITNet"),
+        (("x.png", *net, "w.safetensors"), "w.safetensors takes 3 channels, and PHOTO has 1"),
+        (("small.png", *net, "w.safetensors"), "small.png must have sides of at least 4 pixels for these weights"),
+        (("small.png", "--memory", "1K"), "in tiles about"),
+    ):
+        assert message in refused(assay, *words, "--out", "y.png", command="transform"), message
+    said = refused(assay, "x.png", "--out", "there.npy", command="transform")
+    assert "--out: there.npy exists already; --force overwrites it" in said
+    for option in (("--bits", 8), ("--beside", "z.png")):
+        said = refused(assay, "x.png", "--out", "y.npy", *option, command="transform")
+        assert "--out: a .npy has no --bits and no --beside" in said

@@ -73,13 +73,17 @@ class Wanted:
         written = [write_picture(self.out, after)]
         if self.beside is not None:
             written.append(write_picture(self.beside, beside(before, after)))
-        height, width = after.pixels.shape[1:]
+        self.tell(written, after.pixels, bits=after.bits, **facts)
+
+    def tell(self, written: list[Path], pixels: Tensor, *, bits: int, **facts: Any) -> None:
+        """Say what was written."""
+        height, width = pixels.shape[-2:]
         files = [str(path) for path in written]
         if self.as_json:
-            echo_json({"width": width, "height": height, "bits": after.bits, **facts, "written": files})
+            echo_json({"width": width, "height": height, "bits": bits, **facts, "written": files})
             return
         tiled = f", in {facts['tiles']} tiles" if facts.get("tiles", 1) > 1 else ""
-        click.echo(f"{width} x {height} pixels, {after.bits} bits{tiled}: {', '.join(files)}")
+        click.echo(f"{width} x {height} pixels, {bits} bits{tiled}: {', '.join(files)}")
 
 
 def without_memory(command: Callable[..., None]) -> Callable[..., None]:

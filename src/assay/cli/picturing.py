@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from assay.cli.picturing_bands import bands_command, mix_command
+from assay.cli.picturing_transform import transform_command
 from assay.cli.picturing_tv import a2tv_command, tv_command
 
 
@@ -16,5 +17,5 @@ def image_command() -> None:
     """
 
 
-for command in (tv_command, a2tv_command, bands_command, mix_command):
+for command in (tv_command, a2tv_command, bands_command, mix_command, transform_command):
     image_command.add_command(command)
