@@ -113,6 +113,17 @@ def opened_photo(photo: Path) -> Opened:
     return opened
 
 
+def check_folder(out: Path, names: list[str], force: bool) -> None:
+    """Refuse a folder that cannot be made, or that holds one of these files already."""
+    if out.exists() and not out.is_dir():
+        raise UsageProblem(f"--out: {out} exists already and is no folder")
+    there = [name for name in names if (out / name).exists()]
+    if there and not force:
+        raise UsageProblem(f"--out: {out / there[0]} exists already; --force overwrites it")
+    if not out.absolute().parent.is_dir():
+        raise UsageProblem(f"--out: there is no folder {out.parent}")
+
+
 def restore(
     opened: Opened,
     wanted: Wanted,

@@ -13,6 +13,7 @@ from assay.cli.options import json_option
 from assay.cli.picture_files import Picture, write_bytes, write_picture
 from assay.cli.picture_options import (
     Wanted,
+    check_folder,
     force_option,
     memory_option,
     opened_photo,
@@ -74,7 +75,7 @@ def bands_command(
     if first >= until:
         raise UsageProblem(f"--first must lie below --until: got {first} and {until}")
     names = [*(f"band-{number}.png" for number in range(1, count + 1)), "residual.png", FILE]
-    _check_folder(out, names, force)
+    check_folder(out, names, force)
     per_pixel = opened.channels * (75 + 4 * 4 * (count * steps + 3))
     plan(opened, bytes_per_pixel=per_pixel, out_channels=opened.channels, memory=memory, halo=None)
     picture = opened.read()
@@ -163,16 +164,6 @@ def _write(out: Path, names: list[str], picture: Picture, bands: list[Tensor], r
         kept["profile"] = torch.frombuffer(bytearray(picture.profile), dtype=torch.uint8)
     write_bytes(out / names[-1], save(kept))
     return whites
-
-
-def _check_folder(out: Path, names: list[str], force: bool) -> None:
-    if out.exists() and not out.is_dir():
-        raise UsageProblem(f"--out: {out} exists already and is no folder")
-    there = [name for name in names if (out / name).exists()]
-    if there and not force:
-        raise UsageProblem(f"--out: {out / there[0]} exists already; --force overwrites it")
-    if not out.absolute().parent.is_dir():
-        raise UsageProblem(f"--out: there is no folder {out.parent}")
 
 
 def _gains(text: str, bands: int) -> list[float]:

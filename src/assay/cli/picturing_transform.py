@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from assay.cli import UsageProblem
-from assay.cli.own_network import tensors
+from assay.cli.own_network import tensors, unet_sizes
 from assay.cli.picture_files import Opened, check_targets, write_bytes
 from assay.cli.picture_options import Wanted, opened_photo, writes_a_picture
 from assay.cli.picture_work import Tile, Watch, plan, run_tiles
@@ -142,8 +142,7 @@ def _phit(opened: Opened, weights: Path) -> Kind:
 
     state = tensors(weights, option="--weights")
     try:
-        channels, (out, width) = state["net.down.0.0.weight"].shape[1], state["net.head.weight"].shape[:2]
-        levels = len({name.split(".")[2] for name in state if name.startswith("net.down.")}) - 1
+        channels, out, width, levels = unet_sizes(state)
         network = PhITNet(channels, out, width=width, levels=levels)
         network.load_state_dict(state)
     except (KeyError, ValueError, RuntimeError, IndexError):
