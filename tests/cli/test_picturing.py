@@ -253,7 +253,8 @@ def test_adaptive_total_variation_as_the_library_does_it(assay, tmp_path):
     (tmp_path / "g.png").write_bytes(png_bytes(guide))
     f, g = as_tensor(values), as_tensor(guide)
     cases = {
-        (): A2TV(AdaptiveTensor(0.3, 0.1 / 3, 1.2, 1.5)(f), coupled=True).prox(f, 0.1).x,
+        (): A2TV(AdaptiveTensor(0.3, 0.1 / 3**1.5, 1.2, 1.5)(f), coupled=True).prox(f, 0.1).x,
+        ("--separate",): A2TV(AdaptiveTensor(0.3, 0.1 / 3, 1.2, 1.5)(f)).prox(f, 0.1).x,
         ("--guide", "g.png"): A2TV(AdaptiveTensor(0.3)(g), coupled=True).prox(f, 0.1).x,
         ("--a", 0.5, "--contrast", 0.2, "--sigma", 0, "--rho", 2, "--separate", "--t", 0.2): A2TV(
             AdaptiveTensor(0.5, 0.2, 0.0, 2.0)(f)

@@ -66,6 +66,8 @@ def test_samples_and_errors_are_those_of_the_library(assay, tmp_path, scene):
     assert rows.tolist() == mask.nonzero().tolist()
     shown = open_picture(tmp_path / "depth-report" / "samples.png", "PHOTO").read().pixels
     assert torch.equal(shown[0], mask.float())
+    shown = open_picture(tmp_path / "depth-report" / "importance.png", "PHOTO").read().pixels
+    assert torch.allclose(shown[0], (q / q.max()).sqrt(), atol=1e-4)
     page = (tmp_path / "depth-report" / "report.html").read_text()
     assert page.count("data:image/png") == 4
     assert "superpixels" in page

@@ -102,7 +102,13 @@ def tv_command(
 @click.command("a2tv")
 @click.argument("photo", type=click.Path(path_type=Path))
 @click.option("--guide", type=click.Path(path_type=Path), help="Picture of the same size whose edges are kept.")
-@t_option
+@click.option(
+    "--t",
+    type=click.FloatRange(0, 100),
+    default=0.1,
+    show_default=True,
+    help="How much; about the noise's standard deviation, 1.7 times that in colour.",
+)
 @click.option(
     "--a",
     type=click.FloatRange(0, 1, min_open=True),
@@ -110,7 +116,11 @@ def tv_command(
     show_default=True,
     help="Weight across edges; 1 is plain total variation.",
 )
-@click.option("--contrast", type=click.FloatRange(0, min_open=True), help="Gradient of an edge. [t / 3; guide: 0.03]")
+@click.option(
+    "--contrast",
+    type=click.FloatRange(0, min_open=True),
+    help="Gradient of an edge. [t / 3, in colour t / 5.2; guide: 0.03]",
+)
 @click.option("--sigma", type=click.FloatRange(0, 100), help="Blur before gradients, pixels. [1.2; guide: 0.7]")
 @click.option("--rho", type=click.FloatRange(0, 100), help="Blur after them. [1.5; guide: 1]")
 @separate_option
@@ -139,11 +149,12 @@ def a2tv_command(
     if other is not None and (other.height, other.width) != (opened.height, opened.width):
         sizes = f"{opened.width} x {opened.height} pixels: got {other.width} x {other.height}"
         raise UsageProblem(f"--guide: {guide} must have the size of PHOTO, {sizes}")
-    usual = (0.03, 0.7, 1.0) if other else (t / 3 or 0.03, 1.2, 1.5)
+    coupled = opened.channels == 3 and not separate
+    noise = t / 3**0.5 if coupled else t  # lengths over three channels are longer
+    usual = (0.03, 0.7, 1.0) if other else (noise / 3 or 0.03, 1.2, 1.5)
     k, fine, wide = (
         value if given is None else given for given, value in zip((contrast, sigma, rho), usual, strict=True)
     )
-    coupled = opened.channels == 3 and not separate
 
     def work(f: Tensor, steering: Tensor | None, watch: Watch) -> Tensor:
         from assay.imaging import A2TV, AdaptiveTensor

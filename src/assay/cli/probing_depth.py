@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from assay.report import Section
 
-FILES = ["report.html", "samples.png", "samples.csv"]
+FILES = ["report.html", "samples.png", "samples.csv", "importance.png"]
 REPEATS = 10
 """Random patterns whose errors are averaged."""
 MEASURES = ("rmse", "mae", "rel")
@@ -67,7 +67,7 @@ def depth_sampling_command(
 
     DEPTH is the whole depth of PHOTO: a grey picture (0 is unknown) or a .npy (h, w). Samples lie where depth completed
     from random samples is wrong, so they know the answer, as far as one can get; --weights lets a network that sees
-    PHOTO alone say where. Writes OUT/report.html, samples.png and samples.csv (row and column of each).
+    PHOTO alone say where. Writes OUT/report.html, samples.png, samples.csv (row and column of each), importance.png.
     """
     import torch
 
@@ -111,7 +111,7 @@ def depth_sampling_command(
     }
     mask = patterns["by importance"][0]
     out.mkdir(exist_ok=True)
-    _write(out, mask)
+    _write(out, mask, q)
     source = "the errors of random samples" if weights is None else weights.name
     sections = _sections(photo, samples, rgb, truth, q, mask, errors, source)
     from assay.report import write_probe_report
@@ -189,12 +189,13 @@ def _errors(completed: list[Tensor], truth: Tensor, valid: Tensor) -> dict[str, 
     return {name: sum(each[name] for each in found) / len(found) for name in MEASURES}
 
 
-def _write(out: Path, mask: Tensor) -> None:
+def _write(out: Path, mask: Tensor, q: Tensor) -> None:
     write_picture(out / FILES[1], Picture(mask[None].float()))
     lines = io.StringIO()
     lines.write("row,column\n")
     lines.writelines(f"{row},{column}\n" for row, column in mask.nonzero().tolist())
     write_bytes(out / FILES[2], lines.getvalue().encode())
+    write_picture(out / FILES[3], Picture((q / q.max().clamp_min(1e-30)).sqrt()[None], bits=16))
 
 
 def _sections(
