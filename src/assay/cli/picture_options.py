@@ -33,7 +33,7 @@ OPTIONS = (
 tol_option = click.option(
     "--tol",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=1e-4,
+    default=1e-5,
     show_default=True,
     help="Relative duality gap.",
 )
