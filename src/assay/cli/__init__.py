@@ -26,6 +26,7 @@ COMMANDS = {
     "export": ("sharing", "Results as CSV, JSON, Markdown or LaTeX."),
     "pack": ("sharing", "Gather a paper's results into one file."),
     "probe": ("probing", "Look into your own checkpoints."),
+    "image": ("picturing", "Methods on your own pictures."),
     "new": ("authoring", "Lay out the files of a paper."),
     "doctor": ("authoring", "Check this installation."),
     "completion": ("authoring", "Print the completion script of a shell."),

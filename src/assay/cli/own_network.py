@@ -70,5 +70,16 @@ def tensors(path: Path, *, option: str) -> dict[str, Tensor]:
         raise UsageProblem(f"{option}: {_line(error)}") from None
 
 
+def unet_sizes(state: dict[str, Tensor]) -> tuple[int, int, int, int]:
+    """Channels of the input and output, width and levels of the `assay.nn.UNet` that is `net` in a checkpoint.
+
+    Raises:
+        KeyError: there is none.
+    """
+    first, head = state["net.down.0.0.weight"], state["net.head.weight"]
+    levels = len({name.split(".")[2] for name in state if name.startswith("net.down.")}) - 1
+    return first.shape[1], head.shape[0], head.shape[1], levels
+
+
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())

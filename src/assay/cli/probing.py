@@ -10,6 +10,7 @@ import click
 
 from assay.cli import UsageProblem, echo_json
 from assay.cli.options import json_option
+from assay.cli.probing_depth import depth_sampling_command
 from assay.cli.probing_hessian import hessian_command
 from assay.cli.probing_path import path_command
 from assay.cli.probing_saliency import saliency_command
@@ -27,6 +28,7 @@ def probe_command() -> None:
 probe_command.add_command(path_command)
 probe_command.add_command(hessian_command)
 probe_command.add_command(saliency_command)
+probe_command.add_command(depth_sampling_command)
 
 
 @probe_command.command("cmd")
