@@ -114,7 +114,9 @@ def linear_mode_connectivity(made: Any) -> Figure:
 @drawn
 def star_domain(made: Any) -> Figure:
     figure, axis = panels(1, 1, 2.3)
-    for k, (name, found) in enumerate((("from the star", made.from_star), ("from an ordinary one", made.from_ordinary))):
+    for k, (name, found) in enumerate(
+        (("from the star", made.from_star), ("from an ordinary one", made.from_ordinary))
+    ):
         axis.bar([i + 0.36 * k for i in range(len(found))], found, 0.34, color=COLORS[k], label=name)
     axis.set_xticks([i + 0.18 for i in range(len(made.from_star))], [f"network {i + 1}" for i in range(len(found))])
     axis.set_ylabel("barrier (nats)")
@@ -147,8 +149,14 @@ def hessian_spectrum(made: Any) -> Figure:
         axis.set(title=name, xlabel="number")
         axis.axhline(0, color="gray", lw=0.5)
     axes[0].set_ylabel("eigenvalue")
-    axes[1].text(0.97, 0.95, f"{made.summary.num_outliers} outliers\n{made.summary.near_zero_fraction:.0%} near zero",
-                 transform=axes[1].transAxes, ha="right", va="top")
+    axes[1].text(
+        0.97,
+        0.95,
+        f"{made.summary.num_outliers} outliers\n{made.summary.near_zero_fraction:.0%} near zero",
+        transform=axes[1].transAxes,
+        ha="right",
+        va="top",
+    )
     return figure
 
 
@@ -253,7 +261,9 @@ def rosetta_neurons(made: Any) -> Figure:
 
 @drawn
 def multifaceted_visualization(made: Any) -> Figure:
-    return pictures([list(made.kinds), list(made.facets)], ["mean of\na kind", "what fires\nthe class"], 3.4, ["gray"] * 2)
+    return pictures(
+        [list(made.kinds), list(made.facets)], ["mean of\na kind", "what fires\nthe class"], 3.4, ["gray"] * 2
+    )
 
 
 @drawn
@@ -394,7 +404,13 @@ def linear_regions(made: Any) -> Figure:
     figure, axis = panels(1, 1, 3.4)
     _, region = torch.unique(made.patterns, dim=0, return_inverse=True)
     shuffled = torch.randperm(int(region.max()) + 1, generator=torch.Generator().manual_seed(3))[region]
-    axis.imshow(shuffled.view(300, 300).T, origin="lower", extent=(-1.5, 1.5, -1.5, 1.5), cmap="Pastel1", interpolation="nearest")
+    axis.imshow(
+        shuffled.view(300, 300).T,
+        origin="lower",
+        extent=(-1.5, 1.5, -1.5, 1.5),
+        cmap="Pastel1",
+        interpolation="nearest",
+    )
     whole = made.ring(torch.linspace(0, 2 * torch.pi, 400))
     points = made.ring(made.crossed.positions)
     axis.plot(*whole.T, color="black", lw=1)
