@@ -80,7 +80,7 @@ def straight_path(made: Any) -> Figure:
     left.plot(made.straight.ts, made.straight.losses, color=COLORS[0])
     for t, name in ((0, "start"), (1, "end")):
         left.axvline(t, color="gray", lw=0.6, ls=":")
-        left.text(t + 0.03, 0.97, name, transform=left.get_xaxis_transform(), va="top", color="gray")
+        left.text(t + 0.03, 0.5, name, transform=left.get_xaxis_transform(), color="gray")
     left.set(xlabel="place on the line", ylabel="training loss", yscale="log")
     drawing = right.contourf(made.plane.x, made.plane.y, made.plane.losses.T.log10(), 14, cmap="viridis")
     figure.colorbar(drawing, ax=right, label="log10 loss")
@@ -101,12 +101,13 @@ def git_rebasin(made: Any) -> Figure:
 
 @drawn
 def linear_mode_connectivity(made: Any) -> Figure:
-    figure, axis = panels(1, 1, 2.5)
-    steps = list(made.parted)
-    for k, (name, style) in enumerate((("measured", "-o"), ("foretold from the ends", "--s"))):
-        axis.plot([str(s) for s in steps], [made.parted[s][k] for s in steps], style, color=COLORS[k], label=name)
-    axis.set(xlabel="steps in common, of 200", ylabel="barrier (nats)", yscale="symlog")
-    axis.set_yscale("symlog", linthresh=0.01)
+    figure, axis = panels(1, 1, 2.4)
+    for k, (name, found) in enumerate((("measured", made.layerwise), ("foretold from the ends", made.foretold))):
+        axis.bar([i + 0.38 * k for i in range(len(found))], found.values(), 0.36, color=COLORS[k], label=name)
+    names = [*(f"layer {i + 1}" for i in range(len(found) - 1)), "all"]
+    axis.set_xticks([i + 0.19 for i in range(len(found))], names)
+    axis.axhline(0, color="gray", lw=0.6)
+    axis.set_ylabel("barrier (nats)")
     axis.legend()
     return figure
 
@@ -163,10 +164,9 @@ def hessian_spectrum(made: Any) -> Figure:
 @drawn
 def directional_sharpness(made: Any) -> Figure:
     figure, axis = panels(1, 1, 2.7)
-    steps = torch.logspace(-4, 1, 61)
     for k, (name, found) in enumerate(made.directions.items()):
-        axis.semilogx(steps, found.losses, color=COLORS[k], label=f"{name}: sharpness {found.sharpness:.2g}")
-    axis.set(xlabel="length of the step", ylabel="training loss", ylim=(0, 2 * float(found.losses[0])))
+        axis.semilogx(made.lengths, found.losses, color=COLORS[k], label=f"{name}: sharpness {found.sharpness:.2g}")
+    axis.set(xlabel="length of the step", ylabel="training loss", ylim=(0, 1.6 * float(found.losses[0])))
     axis.legend()
     return figure
 
