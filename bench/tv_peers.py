@@ -8,6 +8,7 @@ the least one, over |f - mean|^2 / 2. A program that iterates has its own stoppi
 many iterations as it needs to be as accurate as asked (found by doubling and halving); that run is what is timed. One
 that would need more than `--limit` seconds is shown with how far it came. What is exact takes turns, and a cell is a
 median of five. Times are those of the processor. Peers that are not installed are named empty cells.
+"""
 
 from __future__ import annotations
 
