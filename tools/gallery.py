@@ -137,7 +137,7 @@ def intrinsic_dimension(made: Any) -> Figure:
     axis.set(xlabel="d, directions", ylabel="test accuracy", ylim=(0, 1))
     axis.set_xticks(found.dims, [str(d) for d in found.dims])
     axis.minorticks_off()
-    axis.legend(loc="lower right")
+    axis.legend(loc="upper left", bbox_to_anchor=(0, 0.9))
     return figure
 
 
@@ -181,6 +181,8 @@ def maximal_initial_learning_rate(made: Any) -> Figure:
         axis.plot([depth] * len(worked), worked, "o", ms=3, color=COLORS[2], label="worked" if depth == 1 else None)
         axis.plot([depth] * len(failed), failed, "x", ms=4, color=COLORS[1], label="did not" if depth == 1 else None)
     axis.set(xlabel="hidden layers", ylabel="learning rate", yscale="log", xticks=list(made.rates))
+    axis.set_yticks([0.2, 0.5, 1, 2], ["0.2", "0.5", "1", "2"])
+    axis.minorticks_off()
     axis.legend()
     return figure
 
@@ -191,7 +193,7 @@ def opposing_signals(made: Any) -> Figure:
     for group, name, color in zip(made.swing, ("large feature > 0", "< 0"), COLORS, strict=False):
         upper.plot(group, color=color, lw=0.9, label=name)
     upper.plot(made.swing.mean(0), color="black", lw=1.4, label="all")
-    upper.set(ylabel="loss", yscale="log")
+    upper.set(ylabel="loss")
     upper.legend(ncols=3)
     lower.plot(*zip(*made.sharp, strict=True), color=COLORS[2])
     lower.axhline(2 / made.lr, color="gray", ls="--", lw=0.8)
@@ -277,7 +279,7 @@ def neural_collapse(made: Any) -> Figure:
         left.axvline(fitted, color="gray", lw=0.8, ls=":")
         left.text(fitted + 1, 0.98, "all right", transform=left.get_xaxis_transform(), va="top", color="gray")
     left.set(xlabel="epoch", yscale="log")
-    left.legend(loc="lower left")
+    left.legend()
     for axis, gram, name in ((middle, made.frames[0], "after 1 epoch"), (right, made.frames[-1], "at the end")):
         lengths = gram.diagonal().sqrt()
         drawing = axis.imshow(gram / lengths / lengths[:, None], cmap="RdBu_r", vmin=-1, vmax=1)
@@ -289,13 +291,12 @@ def neural_collapse(made: Any) -> Figure:
 @drawn
 def branch_specialization(made: Any) -> Figure:
     figure, axes = panels(1, 3, 2.4)
-    for axis, found, name in ((axes[0], made.before, "before"), (axes[1], made.after, "after")):
+    for k, (axis, (name, found)) in enumerate(zip(axes, made.specialized.items(), strict=False)):
         reach = found.covariance.abs().max()
         axis.imshow(found.covariance, cmap="RdBu_r", vmin=-reach, vmax=reach)
-        axis.set(title=f"covariance {name}\nscore {found.score:.2f}", xticks=[], yticks=[])
-    for k, (found, name) in enumerate(((made.before, "before"), (made.after, "after"))):
-        axes[2].bar([i + 0.4 * k for i in range(4)], found.importance, 0.38, color=COLORS[1 - k], label=name)
-    axes[2].set(ylabel="importance", xlabel="branch")
+        axis.set(title=f"{name}\nscore {found.score:.2f}", xticks=[], yticks=[], xlabel="covariance of branches")
+        axes[2].bar([i + 0.4 * k for i in range(4)], found.importance, 0.38, color=COLORS[k], label=name)
+    axes[2].set(ylabel="importance", xlabel="branch", ylim=(0, 1.35))
     axes[2].set_xticks([i + 0.2 for i in range(4)], ["1", "2", "3", "4"])
     axes[2].legend()
     return figure
@@ -309,9 +310,10 @@ def nonlinear_advantage(made: Any) -> Figure:
     left.plot(right_share, color=COLORS[1], label="test accuracy")
     left.set(xlabel="epoch", ylabel="share", ylim=(0, 1.02))
     left.legend(loc="lower left")
-    right.plot(length, right_share, "-o", ms=3, color=COLORS[2])
+    bending = [k for k, each in enumerate(share) if each < 1]
+    right.plot([length[k] for k in bending], [right_share[k] for k in bending], "-o", ms=3, color=COLORS[2])
     right.invert_xaxis()
-    right.set(xlabel="nonlinear units on a path, on average", ylabel="test accuracy")
+    right.set(xlabel="nonlinear units on a path, on average", ylabel="test accuracy", ylim=(0, 1))
     return figure
 
 
@@ -368,7 +370,7 @@ def shortcut_cues(made: Any) -> Figure:
     axis = right.subplots()
     axis.barh(list(made.taken), list(made.taken.values()), color=COLORS[0])
     axis.axvline(1 / 3, color="gray", ls="--", lw=0.8)
-    axis.text(0.34, 3.35, "chance", color="gray", va="top")
+    axis.text(0.35, 1, "chance", color="gray", va="center")
     axis.invert_yaxis()
     axis.set(xlabel="accuracy against the cue", xlim=(0, 1))
     return figure
@@ -422,9 +424,11 @@ def linear_regions(made: Any) -> Figure:
 @drawn
 def adaptive_mutual_information(made: Any) -> Figure:
     found = made.plane_of.curves
-    figure, axes = panels(1, 3, 2.6, sharey=True)
+    figure, axes = panels(1, 3, 2.6, sharey=True, sharex=True)
     for layer, axis in enumerate(axes):
-        points = axis.scatter(found[:, layer, 0], found[:, layer, 1], c=range(1, len(found) + 1), s=9, cmap="viridis")
+        points = axis.scatter(
+            found[:, layer, 0], found[:, layer, 1], c=range(1, 2 * len(found), 2), s=9, cmap="viridis"
+        )
         axis.plot(found[:, layer, 0], found[:, layer, 1], color="gray", lw=0.4, zorder=0)
         axis.set(title=f"hidden layer {layer + 1}", xlabel="I(T;X) in bits")
     axes[0].set_ylabel("I(T;Y) in bits")
