@@ -5,7 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SLOTS ?= 2
 
-.PHONY: demo test check docs bench nightly clean
+.PHONY: demo test check docs gallery bench nightly clean
 
 .venv/demo: pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -32,6 +32,10 @@ check: .venv/test
 docs: .venv/test
 	$(BIN)/mkdocs build --strict
 
+gallery: .venv/test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gallery]'
+	OMP_NUM_THREADS=1 $(BIN)/python tools/gallery.py
+
 bench: .venv/test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python bench/cmd_peers.py --out docs/bench/cmd.md
@@ -40,6 +44,8 @@ bench: .venv/test
 	$(BIN)/python bench/loss_peers.py --out docs/bench/losses.md
 	$(BIN)/python bench/learning_rules.py --out docs/bench/learn.md
 	$(BIN)/python bench/saliency_peers.py --out docs/bench/saliency.md
+	$(BIN)/python bench/rebasin_peers.py --out docs/bench/rebasin.md
+	$(BIN)/python bench/tv_peers.py --out docs/bench/tv.md
 
 nightly: .venv/test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m nightly
