@@ -115,6 +115,22 @@ def test_a_small_image_is_solved_to_a_gap_of_a_millionth():
     assert 0 <= found.gap <= 1e-6
 
 
+def test_the_gap_is_primal_minus_dual():
+    """Of two images, far from solved, each with a t of its own: the larger one counts."""
+    f, J, t = image(2, 9, 7), A2TV(field(8, 6)), torch.tensor([0.3, 0.9], dtype=torch.float64)
+    found = J.prox(f, t, max_iterations=7)
+    primal = t * J.value(found.x) + (found.x - f).square().sum((-2, -1)) / 2
+    dual = (f.square() - found.x.square()).sum((-2, -1)) / 2
+    centred = f - f.mean((-2, -1), keepdim=True)
+    gap = ((primal - dual) / (centred.square().sum((-2, -1)) / 2)).max().item()
+    assert gap > 1e-3
+    assert found.gap == pytest.approx(gap, rel=1e-9)
+    alone = J.prox(f[0], 0.3, max_iterations=7).gap  # and it is what a step of the flow is measured by
+    assert J.flow(f[0], torch.tensor([0.3]).double(), tol=1.01 * alone, max_iterations=7).shape == (1, 9, 7)
+    with pytest.raises(ValueError, match="leaves a gap"):
+        J.flow(f[0], torch.tensor([0.3]).double(), tol=0.99 * alone, max_iterations=7)
+
+
 def test_coupled_channels_share_a_length():
     f, t = image(2, 3, 5, 5), 0.3
     J = A2TV(field(4, 4), coupled=True)

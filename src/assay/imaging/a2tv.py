@@ -116,7 +116,7 @@ class A2TV:
         Args:
             f: images, finite.
             t: at least 0, one for all or one a problem; 0 returns f.
-            tol: relative gap at which it stops.
+            tol: relative gap at which it stops; float32 reaches about 1e-5.
             max_iterations: when it stops at the latest; the gap tells.
             z0: `dual` of an earlier solution, the warm start.
             smoothing: $\delta$ as a share of the standard deviation of f; only derivatives depend on it.
