@@ -566,7 +566,7 @@ def test_maps_are_those_of_the_library(assay, tmp_path, words):
     made = pixels_of(tmp_path / "y.png")
     assert np.abs(made[:-1] - show(wanted).clamp(0, 1).mul(65535).numpy()).max() < 0.6
     assert np.array_equal(made[-1], values[:, :, 3])
-    memory = {"census": "350K", "local-contrast": "400K", "self-quotient": "350K"}.get(words[0], "220K")
+    memory = {"census": "350K", "local-contrast": "600K", "self-quotient": "350K"}.get(words[0], "220K")
     done = assay("image", "transform", "x.png", "--method", *words, "--out", "z.png", "--memory", memory, "--json")
     assert json.loads(done.stdout)["tiles"] > 1
     assert np.abs(pixels_of(tmp_path / "z.png").astype(int) - made).max() <= 1

@@ -26,7 +26,7 @@ force_option = click.option("--force", is_flag=True, help="Overwrite what is the
 OPTIONS = (
     click.option("--out", type=click.Path(path_type=Path), required=True, help="The picture to write."),
     click.option("--beside", type=click.Path(path_type=Path), help="Write before and after, side by side, here too."),
-    click.option("--bits", type=click.Choice(["8", "16"]), help="Of what is written; those of PHOTO if not given."),
+    click.option("--bits", type=click.Choice(["8", "16"]), help="Of what is written; as it was if not given."),
     force_option,
     json_option,
 )

@@ -127,11 +127,11 @@ def _kind(opened: Opened, method: str, weights: Path | None, sigma: float, radiu
         )
     if method == "local-contrast":
         reach = 2 * max(1, round(3 * sigma))  # one blur within the other
-        return Kind(lambda x: imaging.local_contrast_normalize(x, sigma), lambda x: x / 6 + 0.5, c, c, reach, 32 * c)
+        return Kind(lambda x: imaging.local_contrast_normalize(x, sigma), lambda x: x / 6 + 0.5, c, c, reach, 100 * c)
     if method == "self-quotient":
         reach = max(1, round(3 * sigma))
-        return Kind(lambda x: imaging.self_quotient(x, sigma), lambda x: x / 2, c, c, reach, 24 * c)
-    return Kind(imaging.gradient_orientation, lambda x: torch.cat([x, torch.zeros_like(x[:1])]) / 2 + 0.5, 2, 3, 1, 40)
+        return Kind(lambda x: imaging.self_quotient(x, sigma), lambda x: x / 2, c, c, reach, 85 * c)
+    return Kind(imaging.gradient_orientation, lambda x: torch.cat([x, torch.zeros_like(x[:1])]) / 2 + 0.5, 2, 3, 1, 60)
 
 
 def _phit(opened: Opened, weights: Path) -> Kind:
