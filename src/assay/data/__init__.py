@@ -10,12 +10,12 @@ and whatever learns takes one (`assay.train.fit`) or walks it with `batches`. Pi
 (c, h, w) tensors in [0, 1], split by picture by `photo_split`, and from `patches` of them; planted truths from `blobs`,
 `spirals`, `moons`, `sinusoids`, `linear_regression`, `friedman`, `piecewise_constant_signal`,
 `piecewise_constant_image`, `low_rank`; sentences from `markov_language`, whose words follow `zipf`; pairs that belong
-together from `paired_halves`; polygons and textures to be told apart from `cartoons_and_textures`; sums modulo a number
-from `modular_arithmetic`; faces from `parametric_faces`; scenes with objects to be found from `dense_digits`, with one
-object and its outline from `pasted_items`, with a block that means nothing from `block_images`; points with one
-coordinate to look at from `signal_coordinates`; shapes with cues that agree or not from `sprites`; all patterns of
-twelve bits, and a rule of them, from `twelve_bits`; worlds of spheres and boxes, with their depth, from
-`scenes.render`, and in motion from `moving_scenes`; walks in a maze from `PointMaze`.
+together from `paired_halves`; polygons and textures to be told apart from `cartoons_and_textures`; images of a known
+regularity from `c_alpha_images`; sums modulo a number from `modular_arithmetic`; faces from `parametric_faces`; scenes
+with objects to be found from `dense_digits`, with one object and its outline from `pasted_items`, with a block that
+means nothing from `block_images`; points with one coordinate to look at from `signal_coordinates`; shapes with cues
+that agree or not from `sprites`; all patterns of twelve bits, and a rule of them, from `twelve_bits`; worlds of spheres
+and boxes, with their depth, from `scenes.render`, and in motion from `moving_scenes`; walks in a maze from `PointMaze`.
 Curves by arc length are in `curves`.
 Randomness comes from a seed (`load`) or a `torch.Generator` (the rest).
 The licence of everything that ships is in `LICENSES.md` beside this file.
@@ -23,6 +23,7 @@ The licence of everything that ships is in `LICENSES.md` beside this file.
 
 from . import curves, scenes
 from .block_images import BlockImages, SignalCoordinates, block_images, signal_coordinates
+from .c_alpha_images import c_alpha_images
 from .cartoon_texture import cartoons_and_textures
 from .dense_digits import Scenes, dense_digits
 from .friedman import friedman
@@ -67,6 +68,7 @@ __all__ = [
     "batches",
     "blobs",
     "block_images",
+    "c_alpha_images",
     "cartoons_and_textures",
     "curves",
     "dense_digits",

@@ -38,6 +38,8 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
   two-layer network that fits any.
 - `Telescope`, `TelescopingSmoother`, `effective_parameters`: training as a sum of first-order changes, and the weights
   that a network puts on its targets; `BoostedTrees`, whose weights are known too.
+- `JacobianBasis`, `model_disagreement`, `psnr_curve`, `blind_denoiser_loss`, `denoiser_samples`: what a denoiser has
+  learned, the basis in which it shrinks, and whether two of them are one function.
 - `Branched`, `branch_specialization`, `branch_solution`: parallel branches, how far they become experts, and what the
   linearized network says they would.
 - `data_scaling`, `fit_scaling`, `extrapolate`: scores by the number of training examples, and the laws they follow.
@@ -117,6 +119,14 @@ from assay.probes.first_layer_energy import (
 )
 from assay.probes.fullgrad import FullGradients, full_grad, full_gradients
 from assay.probes.git_rebasin import activation_matching, merge_many, straight_through_matching, weight_matching
+from assay.probes.harmonic_denoisers import (
+    Disagreement,
+    JacobianBasis,
+    blind_denoiser_loss,
+    denoiser_samples,
+    model_disagreement,
+    psnr_curve,
+)
 from assay.probes.hessian_spectrum import SpectrumSummary, spectrum_summary
 from assay.probes.illumination_invariance import Invariance, illumination_invariance
 from assay.probes.intrinsic_dimension import IntrinsicDimension, intrinsic_dimension
@@ -242,6 +252,7 @@ __all__ = [
     "Curve",
     "DiffROAR",
     "Direction",
+    "Disagreement",
     "EmbeddedCMD",
     "ExponentHistogram",
     "FittedTime",
@@ -254,6 +265,7 @@ __all__ = [
     "IntrinsicDimension",
     "Invariance",
     "Inversion",
+    "JacobianBasis",
     "Law",
     "LayerMasking",
     "LinearBoundary",
@@ -303,6 +315,7 @@ __all__ = [
     "basin_retention",
     "best_buddies",
     "binned_information",
+    "blind_denoiser_loss",
     "boundary_distance",
     "branch_solution",
     "branch_specialization",
@@ -314,6 +327,7 @@ __all__ = [
     "compose",
     "compression",
     "data_scaling",
+    "denoiser_samples",
     "deviation_angle",
     "diff_roar",
     "directional_sharpness",
@@ -364,6 +378,7 @@ __all__ = [
     "merge_many",
     "meta_saliency",
     "mine_rosetta",
+    "model_disagreement",
     "nearest_adversarial",
     "nearest_centroid",
     "neighbour_probabilities",
@@ -380,6 +395,7 @@ __all__ = [
     "power_law_fit",
     "predicted_barrier",
     "predicted_layerwise_barrier",
+    "psnr_curve",
     "randomize",
     "record",
     "record_activations",
