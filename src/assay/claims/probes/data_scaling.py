@@ -40,7 +40,12 @@ REPORTED = {"COCO detection": "average precision grows about linearly in the log
 def transfer_grows_with_log_data(
     arms, seed, *, sizes=(50, 160, 500, 1_600, 5_000), test=3_000, steps=800, draws=5, noise=0.2
 ):
-    """Logistic regression on frozen features; equal steps for all sizes. The largest size is told by the others."""
+    """Logistic regression on frozen features; equal steps for all sizes. The largest size is told by the others.
+
+    Undecided: R2 of 0.58 for the logarithm (0.30 between seeds), 0.62 for a power, 0.43 for a line. The transfer of one
+    seed's five networks, each trained once, scatters about as much as it rises; the logarithm forecasts the largest
+    size within 1.5 points, as a power does, a constant within 3.6 and a line within 7.8.
+    """
     source, target, held = tasks(test, seed)
 
     def pretrain(n, generator):

@@ -102,7 +102,11 @@ def matching_removes_the_barrier(
 def wider_is_flatter(
     arms, seed, *, dataset="fashion", train=8_000, probed=2_000, enough=0.3, most_epochs=40, points=25
 ):
-    """Every network stops once an epoch's mean training loss is `enough`."""
+    """Every network stops once an epoch's mean training loss is `enough`.
+
+    Undecided in one part: barriers of 0.129, 0.095, 0.045, 0.025 and 0.018 from width 32 to 512, without matching 1.0
+    to 0.5; in two seeds of five two neighbouring widths change places, for a mean rank correlation of -0.92.
+    """
     split = data.load(dataset, train=train, test=0, seed=seed)
     seen = data.Labelled(split.train.inputs[:probed], split.train.targets[:probed])
     results = {}

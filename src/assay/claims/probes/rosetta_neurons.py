@@ -83,7 +83,11 @@ def common_units_come_from_training(arms, seed, *, train=4_000, images=400, epoc
 def pairs_translate_between_models(
     arms, seed, *, train=4_000, images=400, epochs=3, lr=1e-3, k=5, pairs=8, targets=16, steps=200, restarts=2
 ):
-    """The classifier is the model. The same starts, codes of training images, in every arm."""
+    """The classifier is the model. The same starts, codes of training images, in every arm.
+
+    Undecided in one part: a similarity of 0.44 to the target through Rosetta pairs, 0.02 through random ones; one-way
+    best matches, whose correlations are higher, have 0.41. The autoencoder itself has 0.50.
+    """
     split = data.load("fashion", train=train, test=images, seed=seed)
     zoo, _ = trained_zoo(split, seed, epochs, lr)
     anchor, others = members(zoo)
