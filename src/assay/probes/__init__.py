@@ -38,6 +38,8 @@ model and loop. `Trajectory` is where the probes of a run meet: whatever was rec
   two-layer network that fits any.
 - `Telescope`, `TelescopingSmoother`, `effective_parameters`: training as a sum of first-order changes, and the weights
   that a network puts on its targets; `BoostedTrees`, whose weights are known too.
+- `SecondOrderLens`, `principal_directions`, `mean_ablate`, `describe_direction`: what neurons of a vision transformer
+  do, at once and through later attention heads.
 - `JacobianBasis`, `model_disagreement`, `psnr_curve`, `blind_denoiser_loss`, `denoiser_samples`: what a denoiser has
   learned, the basis in which it shrinks, and whether two of them are one function.
 - `Branched`, `branch_specialization`, `branch_solution`: parallel branches, how far they become experts, and what the
@@ -230,6 +232,13 @@ from assay.probes.saliency import (
     magnitude,
     smooth_grad,
 )
+from assay.probes.second_order_lens import (
+    Directions,
+    SecondOrderLens,
+    describe_direction,
+    mean_ablate,
+    principal_directions,
+)
 from assay.probes.shortcut_cues import CueTest, basin_retention
 from assay.probes.snapshot_pca import SnapshotPCA
 from assay.probes.softmax_collapse import nlm_alignment, softmax_collapse
@@ -252,6 +261,7 @@ __all__ = [
     "Curve",
     "DiffROAR",
     "Direction",
+    "Directions",
     "Disagreement",
     "EmbeddedCMD",
     "ExponentHistogram",
@@ -288,6 +298,7 @@ __all__ = [
     "RegionCount",
     "RosettaDictionary",
     "Scaling",
+    "SecondOrderLens",
     "SnapshotPCA",
     "SparsePrediction",
     "Specialization",
@@ -328,6 +339,7 @@ __all__ = [
     "compression",
     "data_scaling",
     "denoiser_samples",
+    "describe_direction",
     "deviation_angle",
     "diff_roar",
     "directional_sharpness",
@@ -375,6 +387,7 @@ __all__ = [
     "matched_groups",
     "maximal_learning_rate",
     "maximize_activation",
+    "mean_ablate",
     "merge_many",
     "meta_saliency",
     "mine_rosetta",
@@ -395,6 +408,7 @@ __all__ = [
     "power_law_fit",
     "predicted_barrier",
     "predicted_layerwise_barrier",
+    "principal_directions",
     "psnr_curve",
     "randomize",
     "record",
