@@ -137,7 +137,7 @@ def intrinsic_dimension(made: Any) -> Figure:
     axis.set(xlabel="d, directions", ylabel="test accuracy", ylim=(0, 1))
     axis.set_xticks(found.dims, [str(d) for d in found.dims])
     axis.minorticks_off()
-    axis.legend(loc="upper left", bbox_to_anchor=(0, 0.9))
+    axis.legend(loc="upper left", bbox_to_anchor=(0, 0.8))
     return figure
 
 
@@ -197,7 +197,7 @@ def opposing_signals(made: Any) -> Figure:
     upper.legend(ncols=3)
     lower.plot(*zip(*made.sharp, strict=True), color=COLORS[2])
     lower.axhline(2 / made.lr, color="gray", ls="--", lw=0.8)
-    lower.text(2, 2 / made.lr, "2 / learning rate", color="gray", va="bottom")
+    lower.text(400, 2 / made.lr, "2 / learning rate", color="gray", va="bottom", ha="right")
     lower.set(xlabel="step", ylabel="sharpness")
     return figure
 
