@@ -1,5 +1,6 @@
 """The documentation: builds without a warning, asks nothing of the network, and what it shows works."""
 
+import ast
 import importlib.util
 import os
 import re
@@ -25,6 +26,8 @@ SUBJECTS = [
     for path in ROOT.glob("src/assay/*/__init__.py")
     if path.parent.name not in ("lab", "report", "cli", "claims")
 ]
+BEING_DRAWN = {"harmonic-denoisers", "second-order-lens"}
+"""Papers whose section of the gallery is not written yet."""
 
 
 def blocks(text, language):
@@ -88,7 +91,13 @@ def test_examples_of_docstrings_are_shown_as_code(site):
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in TEXTS if blocks(path.read_text(), "python")], ids=lambda path: path.name
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.nightly, pytest.mark.timeout(900)] if path.name == "gallery.md" else ())
+        for path in TEXTS
+        if blocks(path.read_text(), "python")
+    ],
+    ids=lambda path: path.name,
 )
 def test_python_in_the_texts_runs(path, tmp_path):
     """All blocks of a page, one after the other, in one program."""
@@ -103,6 +112,33 @@ def test_python_in_the_texts_runs(path, tmp_path):
         [sys.executable, "-W", "error", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
+
+
+def test_the_gallery_is_whole():
+    """Code before every picture, a function that draws it, the picture itself; all of them small."""
+    text = (ROOT / "docs/gallery.md").read_text()
+    tree = ast.parse((ROOT / "tools/gallery.py").read_text())
+    drawn = {
+        node.name.replace("_", "-")
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and any(ast.unparse(each) == "drawn" for each in node.decorator_list)
+    }
+    shown = re.findall(r"\(gallery/([\w-]+)\.png\)", text)
+    pictures = {path.stem: path.stat().st_size for path in (ROOT / "docs/gallery").glob("*.png")}
+    assert len(shown) == len(set(shown))
+    assert set(shown) == drawn == set(pictures)
+    assert sum(pictures.values()) < 1.5e6
+    for section in re.split(r"^(?=##)", text, flags=re.MULTILINE):
+        if "(gallery/" in section:
+            assert blocks(section, "python"), section
+    for block in blocks(text, "python"):
+        compile(block, "gallery.md", "exec")
+
+
+def test_the_gallery_shows_every_paper_on_probes():
+    papers = tomllib.loads((ROOT / "src/assay/claims/probes/papers.toml").read_text())
+    shown = re.findall(r"\(gallery/([\w-]+)\.png\)", (ROOT / "docs/gallery.md").read_text())
+    assert set(papers) - set(shown) <= BEING_DRAWN
 
 
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -137,7 +137,7 @@ def intrinsic_dimension(made: Any) -> Figure:
     axis.set(xlabel="d, directions", ylabel="test accuracy", ylim=(0, 1))
     axis.set_xticks(found.dims, [str(d) for d in found.dims])
     axis.minorticks_off()
-    axis.legend(loc="upper left", bbox_to_anchor=(0, 0.9))
+    axis.legend(loc="upper left", bbox_to_anchor=(0, 0.8))
     return figure
 
 
@@ -197,7 +197,7 @@ def opposing_signals(made: Any) -> Figure:
     upper.legend(ncols=3)
     lower.plot(*zip(*made.sharp, strict=True), color=COLORS[2])
     lower.axhline(2 / made.lr, color="gray", ls="--", lw=0.8)
-    lower.text(2, 2 / made.lr, "2 / learning rate", color="gray", va="bottom")
+    lower.text(400, 2 / made.lr, "2 / learning rate", color="gray", va="bottom", ha="right")
     lower.set(xlabel="step", ylabel="sharpness")
     return figure
 
@@ -270,20 +270,17 @@ def multifaceted_visualization(made: Any) -> Figure:
 
 @drawn
 def neural_collapse(made: Any) -> Figure:
-    figure, (left, middle, right) = panels(1, 3, 2.4, width_ratios=(1.5, 1, 1))
-    nc1, nc2, accuracy = zip(*made.collapse, strict=True)
-    fitted = next((epoch for epoch, share in enumerate(accuracy) if share == 1), None)
-    left.plot(nc1, color=COLORS[0], label="NC1")
-    left.plot(nc2, color=COLORS[1], label="NC2")
-    if fitted is not None:
-        left.axvline(fitted, color="gray", lw=0.8, ls=":")
-        left.text(fitted + 1, 0.98, "all right", transform=left.get_xaxis_transform(), va="top", color="gray")
-    left.set(xlabel="epoch", yscale="log")
+    figure, (left, middle, right) = panels(1, 3, 2.3, width_ratios=(1.5, 1, 1))
+    bars = {"formula": made.told.norms_w, "found": made.collapsed.norms_w}
+    for k, (name, lengths) in enumerate(bars.items()):
+        left.bar([i + 0.4 * k for i in range(4)], lengths, 0.38, color=COLORS[k], label=name)
+    left.set(xlabel="examples in the class", ylabel="length of its row")
+    left.set_xticks([i + 0.2 for i in range(4)], [str(count) for count in made.counts])
     left.legend()
-    for axis, gram, name in ((middle, made.frames[0], "after 1 epoch"), (right, made.frames[-1], "at the end")):
-        lengths = gram.diagonal().sqrt()
-        drawing = axis.imshow(gram / lengths / lengths[:, None], cmap="RdBu_r", vmin=-1, vmax=1)
-        axis.set(title=name, xticks=[], yticks=[])
+    for axis, found, name in ((middle, made.loose, "before"), (right, made.collapsed, "at the optimum")):
+        lengths = found.gram_h.diagonal().sqrt()
+        drawing = axis.imshow(found.gram_h / lengths / lengths[:, None], cmap="RdBu_r", vmin=-1, vmax=1)
+        axis.set(title=f"{name}\nNC1 = {found.nc1:.1g}", xticks=[], yticks=[])
     figure.colorbar(drawing, ax=(middle, right), label="cosine", shrink=0.8)
     return figure
 
