@@ -192,21 +192,21 @@ def principal_directions(effects: Float[Tensor, "n m d"], top: int | float = 0.0
 
 
 def mean_ablate(
-    output: Float[Tensor, "n d"],
+    output: Float[Tensor, "..."],
     effects: Float[Tensor, "n m d"],
-    mean: Float[Tensor, "m d"],
+    mean: Float[Tensor, "..."],
     *,
-    keep: Bool[Tensor, "n m"] | None = None,
-    project: Float[Tensor, "m d"] | None = None,
+    keep: Bool[Tensor, "..."] | None = None,
+    project: Float[Tensor, "..."] | None = None,
 ) -> Float[Tensor, "n d"]:
     r"""The output with each effect at its mean: $z - \sum_n (\phi_n - \bar\phi_n)$.
 
     Args:
-        output: z.
+        output: z, (n, d).
         effects: of m neurons.
-        mean: $\bar\phi_n$, over images of reference.
-        keep: which effects are left as they are.
-        project: directions of length 1 along which each effect is left as it is.
+        mean: $\bar\phi_n$, (m, d), over images of reference.
+        keep: (n, m), which effects are left as they are.
+        project: (m, d), directions of length 1 along which each effect is left as it is.
 
     The paper: section 4.1.
 
