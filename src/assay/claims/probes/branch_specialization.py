@@ -40,6 +40,10 @@ def joint_training_specializes(
     """Specialization of the logits of test images; two active branches are more than one and a half.
 
     Apart, each branch has a loss of its own; what is judged is their sum, as for the others.
+
+    Undecided in one part: a score of 0.991 and 5.2 active branches together, 0.886 (0.07 between seeds) and 7.0 apart,
+    0 for clones. Behind a bottleneck of two numbers each branch alone tells few classes well, and which ones is chance:
+    apart, too, they say different things. The sum is right on 77, 61 and 40 % of the images.
     """
     split = data.load(dataset, train=train, test=test, seed=seed, validate=validate)
     torch.manual_seed(seed)
