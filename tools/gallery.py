@@ -454,6 +454,53 @@ def boundary_tilting(made: Any) -> Figure:
     return figure
 
 
+@drawn
+def harmonic_denoisers(made: Any) -> Figure:
+    figure = plt.figure(figsize=(WIDE, 2.9), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.5))
+    with torch.no_grad():
+        denoised = made.noisy - made.unet(made.noisy)
+    axes = left.subplots(2, 2)
+    for axis, title, image in zip(
+        axes.flat, ("clean", "noisy", "denoised"), (made.clean, made.noisy, denoised), strict=False
+    ):
+        axis.imshow(image[0, 0], cmap="gray", vmin=0, vmax=1)
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(title, fontsize=8)
+    axes[1, 1].plot(range(1, 61), made.shrinkage.eigenvalues[:60].detach(), color=COLORS[0])
+    axes[1, 1].set(xlabel="number", ylim=(0, None))
+    axes[1, 1].set_title("eigenvalues", fontsize=8)
+    for number, axis in enumerate(right.subplots(3, 6).flat):
+        vector = made.shrinkage.eigenvectors[number].detach()
+        axis.imshow(vector, cmap="RdBu", vmin=-vector.abs().max(), vmax=vector.abs().max())
+        axis.set(xticks=[], yticks=[])
+        axis.set_title(f"{number + 1}", fontsize=7, pad=2)
+    return figure
+
+
+@drawn
+def second_order_lens(made: Any) -> Figure:
+    figure = plt.figure(figsize=(WIDE, 2.9), layout="constrained")
+    left, middle, right = figure.subfigures(1, 3, width_ratios=(1.2, 1, 1))
+    axis = left.subplots()
+    ordered = made.lengths.sort(0, descending=True).values
+    for neuron in ordered[0].argsort(descending=True)[:20].tolist():
+        axis.plot(torch.arange(1, len(ordered) + 1) / len(ordered), ordered[:, neuron], color="gray", lw=0.5)
+    axis.plot(torch.arange(1, len(ordered) + 1) / len(ordered), ordered[:, made.strongest], color=COLORS[0])
+    axis.set(xlabel="share of images", ylabel="length of the effect", xscale="log")
+    places = made.lengths[:, made.strongest].topk(9).indices.tolist()
+    for place, axis in zip(places, middle.subplots(3, 3).flat, strict=True):
+        axis.imshow(made.fashion.test.inputs[place, 0], cmap="gray")
+        axis.set(xticks=[], yticks=[])
+    middle.suptitle("where it is longest", fontsize=8)
+    axis = right.subplots()
+    names, weights = [name for _, name in made.words], [weight for weight, _ in made.words]
+    axis.barh(names[::-1], weights[::-1], color=COLORS[0])
+    axis.axvline(0, color="gray", lw=0.5)
+    axis.set_title("its direction in classes", fontsize=8)
+    return figure
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="draw these alone")
