@@ -43,7 +43,7 @@ SMOKE = dict(train=100, test=50, widths=(4, 4, 4))
     left_out=LEFT_OUT,
 )
 def late_beats_early(
-    arms, seed, *, train=4_000, test=5_000, widths=(8, 16, 32), epochs=(6, 2, 2), share=0.7, lr=0.1, validate=False
+    arms, seed, *, train=4_000, test=3_000, widths=(8, 16, 32), epochs=(6, 2, 2), share=0.7, lr=0.1, validate=False
 ):
     """Epochs with ReLU, with the penalty, and with the slopes fixed; the rate falls along half a cosine in the first,
     and again in the others.
@@ -85,7 +85,7 @@ def late_beats_early(
     left_out=LEFT_OUT,
 )
 def much_is_unused(
-    arms, seed, *, train=4_000, test=5_000, widths=(8, 16, 32), epochs=(6, 2, 2), share=0.6, lr=0.1, validate=False
+    arms, seed, *, train=4_000, test=3_000, widths=(8, 16, 32), epochs=(6, 2, 2), share=0.6, lr=0.1, validate=False
 ):
     """As in the first claim. Random channels, as many in each layer, are linear from where the penalty begins."""
     split = pooled(train, test, seed, validate)
@@ -122,7 +122,7 @@ def much_is_unused(
     left_out=LEFT_OUT,
 )
 def effective_depth_is_nearly_constant(
-    arm, seed, *, train=4_000, test=5_000, widths=(8, 16, 32), epochs=(4, 2, 1), omega=OMEGA, lr=0.1
+    arm, seed, *, train=4_000, test=3_000, widths=(8, 16, 32), epochs=(4, 2, 1), omega=OMEGA, lr=0.1
 ):
     """`gain` is what test accuracy has risen by since before the penalty: a network that is shallow because it has
     collapsed does not count. All nonlinear, the average path lengths are 5.5, 10 and 14.5."""
