@@ -72,7 +72,8 @@ def _smooth(noise: Tensor, alpha: float) -> Tensor:
     frequencies = torch.fft.fftfreq(size, 1 / size).abs()
     length = frequencies if noise.ndim == 2 else torch.hypot(frequencies[:, None], frequencies)
     gain = length.clamp_min(1).pow(-alpha)
-    return torch.fft.ifftn(torch.fft.fftn(noise, dim=dims) * gain, dim=dims).real
+    smooth: Tensor = torch.fft.ifftn(torch.fft.fftn(noise, dim=dims) * gain, dim=dims).real
+    return smooth
 
 
 def _unit(values: Tensor) -> Tensor:
