@@ -21,7 +21,7 @@ WAVELETS = {
 }
 LEFT_OUT = (
     "faces and bedrooms of 80 x 80; here Fashion-MNIST of 16 x 16",
-    "1,000 epochs, 64 channels, BF-CNN; here 450 to 800 steps of a U-Net of 16 to 24",
+    "1,000 epochs, 64 channels, BF-CNN; here 450 to 800 steps of a U-Net of 16",
 )
 SMOKE = dict(steps=2, test=10, width=4)
 
@@ -40,7 +40,7 @@ SMOKE = dict(steps=2, test=10, width=4)
     smoke=SMOKE | dict(most=64),
     left_out=(*LEFT_OUT, "up to 100,000 images; here 5,000 in each of two sets, as many as there are"),
 )
-def disjoint_data_same_denoiser(arm, seed, *, steps=450, width=24, test=1_000, sigma=0.5, most=5_000):
+def disjoint_data_same_denoiser(arm, seed, *, steps=450, width=16, test=1_000, sigma=0.5, most=5_000):
     """At one level of noise, on images that neither has seen. `gap` is what PSNR is higher on images of training.
 
     Of the second set, images are left out whose correlation with one of the first is above 0.95.
@@ -110,7 +110,7 @@ def adapts_to_geometry(arm, seed, *, size=32, steps=800, width=16, test=200, tun
     smoke=SMOKE | dict(train=100),
     left_out=LEFT_OUT,
 )
-def bias_toward_harmonic_bases(arm, seed, *, train=8_000, steps=450, width=24, test=1_000, sigma=0.3):
+def bias_toward_harmonic_bases(arm, seed, *, train=8_000, steps=450, width=16, test=1_000, sigma=0.3):
     """The same images, weights at the start and noise, pixel by pixel. The Wiener filter has the covariance of all
     training images; `at_twice_the_steps` is what a network reaches that learns for longer, with its rate falling again.
     """
