@@ -36,6 +36,11 @@ def second_order_matters_first_does_not(
 
     Random directions: the second-order effects turned by one random rotation, so that lengths and what neurons have in
     common stay.
+
+    Fails, as nothing costs anything: 0.1 points through later heads, 0.0 directly, 0.1 in random directions, of 81.4 %.
+    Together the second-order effects change the output by 1.1 of a length of 8.5, first-order ones by 2.2; blocks 1 and
+    3 of one network are no different. Four blocks that tell ten classes apart do not hang on one of them; the effects
+    themselves agree with explicit loops and add up to what later heads read.
     """
     model, seen, judged = trained(seed, train, known, test, epochs, d, lr)
     lens = SecondOrderLens(model, layer)
@@ -74,7 +79,11 @@ def second_order_matters_first_does_not(
 def one_direction_is_enough(
     arms, seed, *, train=8_000, known=4_000, test=1_000, epochs=6, d=64, layer=1, lr=1e-3, top=0.02
 ):
-    """Directions from the 2 % of images of training on which a neuron's effect is largest."""
+    """Directions from the 2 % of images of training on which a neuron's effect is largest.
+
+    Fails, as ablation destroys nothing here (see the first claim): 81.4 % with one direction, 81.3 with a random one
+    and without any, 81.4 intact.
+    """
     model, seen, judged = trained(seed, train, known, test, epochs, d, lr)
     lens = SecondOrderLens(model, layer)
     output, effects = lens.output(judged.inputs), lens.second_order(judged.inputs)
@@ -106,7 +115,11 @@ def one_direction_is_enough(
 )
 def effects_are_rare(arms, seed, *, train=8_000, known=4_000, test=2_000, epochs=6, d=64, layer=1, lr=1e-3, top=0.02):
     """Lengths that 2 % of the images of training reach; at 5 and 10 % it is shown too. `recovered` is the share of what
-    accuracy ablation takes, of at least one image."""
+    accuracy ablation takes, of at least one image.
+
+    Undecided, and not to be decided: ablation takes nothing here (81.19 % intact, 81.17 without), so that shares of it
+    scatter by more than one.
+    """
     model, seen, judged = trained(seed, train, known, test, epochs, d, lr)
     lens = SecondOrderLens(model, layer)
     output, effects = lens.output(judged.inputs), lens.second_order(judged.inputs)
