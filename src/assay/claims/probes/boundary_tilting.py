@@ -127,7 +127,11 @@ def tilting_is_free_along_flat_directions(
     iterations=3_000,
     degrees=84.0,
 ):
-    """Turned about the mean of the training data; judged on test images."""
+    """Turned about the mean of the training data; judged on test images.
+
+    Undecided in one part: flat, 93.3 % become 92.9 (0.4 points, where 0.5 are allowed, and 0.8 between seeds) and the
+    images are 0.104 times as far from the boundary; along a direction of high variance they become 64.5 %.
+    """
     (x, y), (held, truth), (unseen, label) = two_classes(dataset, classes, train, validation, test, seed)
     path, _ = regularization_path(x, y, np.logspace(weakest, strongest, levels), loss, iterations)
     boundary = max(reversed(path), key=lambda c: accuracy(c, held, truth))
@@ -183,7 +187,10 @@ def angle_predicts_attack_size(
     halvings=30,
 ):
     """The largest relative difference over the classifiers of the path and both means. The attack sees the gradient of
-    the loss; its radius is found by bisection."""
+    the loss; its radius is found by bisection.
+
+    Holds: they differ by 3e-8 at most.
+    """
     (x, y), _, _ = two_classes(dataset, classes, train, validation, test, seed)
     path, _ = regularization_path(x, y, np.logspace(weakest, strongest, levels), loss, iterations)
     means = torch.stack([x[y == k].mean(0) for k in (0, 1)])
