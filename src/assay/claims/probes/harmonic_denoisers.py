@@ -44,6 +44,11 @@ def disjoint_data_same_denoiser(arm, seed, *, steps=450, width=16, test=1_000, s
     """At one level of noise, on images that neither has seen. `gap` is what PSNR is higher on images of training.
 
     Of the second set, images are left out whose correlation with one of the first is above 0.95.
+
+    Fails: with eight images the share is 0.24 and the gap 1.1 dB, with 128 0.18 and 0.1, with 5,000 0.18 and 0.0. The
+    large sets do what the paper says. The small ones are not memorized in 450 steps by a network of width 16: three
+    quarters of the error of two networks that saw eight images are common to both, as they have hardly begun to tell
+    their images from others (16.3 dB against 16.7), and the agreement that is asked for cannot show itself.
     """
     everything, unseen = small_images(12_000, test, seed)
     count = min(int(arm.removeprefix("n")), most)
