@@ -99,6 +99,9 @@ def trained_net_fits_predicted_geometry(
     """The class means of the features that enter three linear layers, on the training set; lengths by the theorem.
 
     gof, of and etf are one network's distances to three frames; `no_decay` is another network's to the first.
+
+    Holds: 0.016 to the orthogonal frame of the theorem's lengths, 0.48 to that of equal ones, 0.57 to the simplex; the
+    lengths are in its order. Without weight decay it is 1.01.
     """
     counts = [round(largest * (smallest / largest) ** (k / 9)) for k in range(10)]
     inputs, targets = imbalanced(counts, seed)

@@ -117,7 +117,12 @@ def star_reaches_unseen_solutions(
 def star_is_better_than_one_model(
     arms, seed, *, dataset="fashion", train=4_000, test=3_000, anchors=10, epochs=10, star_epochs=40, width=32
 ):
-    """An anchor's numbers are means over all anchors."""
+    """An anchor's numbers are means over all anchors.
+
+    Fails by its likelihood: 84.0 % and 0.480 nats, anchors 83.5 and 0.465, their ensemble 83.9 and 0.447. The star
+    model has trained four times as long as an anchor and is overconfident (a calibration error of 0.043 beside 0.017);
+    an anchor that trained as long has 0.510 nats.
+    """
     split = data.load(dataset, train=train, test=test, seed=seed)
     _, known, starlight, long_anchor = solutions(split, seed, anchors, epochs, star_epochs, width)
     alone = [quality([anchor], split.test) for anchor in known]
